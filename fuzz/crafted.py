@@ -85,7 +85,6 @@ def read_data(path: Path) -> None:
     with naming(path):
         source = open_data(path, max_bytes=MAX_BYTES)
         _, problems = source.read(0, min(source.size, 3))
-        source.digest(0, 1)
         if problems:  # a fault of one observation is told with it
             raise InputError(f"{problems}")
 
@@ -191,13 +190,13 @@ def npy_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
     return folder / "y.npy"
 
 
-@crafted("data", r"y\.npy is a named pipe \(FIFO\); pass a regular file")
+@crafted("data", r"y\.npy is a folder, a pipe or a device; pass a regular file")
 def npy_that_is_a_pipe(folder: Path, canary: Path) -> Path:
     os.mkfifo(folder / "y.npy")
     return folder / "y.npy"
 
 
-@crafted("model", r"a\.onnx is a device; pass a regular file")
+@crafted("model", r"a\.onnx is a folder, a pipe or a device; pass a regular file")
 def model_that_is_a_device(folder: Path, canary: Path) -> Path:
     (folder / "a.onnx").symlink_to("/dev/zero")
     return folder / "a.onnx"

@@ -105,7 +105,7 @@ def posterior(
     with (
         stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,
         problem_of(
-            network, y, "posterior", device, progress, _also_stopped(callback, interrupted), operator=operator,
+            network, y, "posterior", device, progress, _also_stopped(callback, interrupted.is_set), operator=operator,
             noise=stated, bounds=bounds, fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
             prior=Normal() if prior is None and unbounded else prior or 0.0,
         ) as problem,

@@ -55,10 +55,10 @@ class Profile:
         seconds: the time that all of it took.
 
     >>> import unrelu
-    >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0]]], activation="identity").named(["a", "b"])
-    >>> f = unrelu.profile(net, [1.0, 0.7], "a", [0.4, 0.5, 0.6], noise="gaussian:0.1")
-    >>> f.delta.round(3), f.z.shape
-    (array([4., 0., 4.]), (3, 2))
+    >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]]], activation="identity").named(["a", "b"])
+    >>> f = unrelu.profile(net, [1.0, 0.7, 0.2], "a", [0.4, 0.5, 0.6], noise="gaussian:0.1")
+    >>> f, f.delta.round(2)
+    (<Profile of a, 3 values>, array([4.5, 0. , 4.5]))
     """
 
     names: tuple[str, ...]

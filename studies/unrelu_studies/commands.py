@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from unrelu.cli.json_output import leave
 from unrelu.cli.options import ActivationName, Json, Layers, Quiet
-from unrelu.cli.terminal import removed_if_empty
+from unrelu.cli.terminal import leave, removed_if_empty
 from unrelu.errors import OptionError
 from unrelu_studies.benchmarks import BENCHMARKS, REPORT_SEED
 from unrelu_studies.paper import MODULES as EXPERIMENTS

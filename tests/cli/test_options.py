@@ -39,7 +39,7 @@ def test_the_first_two_panels_are_what_a_first_user_needs(run):
     assert code == 0
     panels = re.findall(r"╭─ (.+?) ─.*?\n(.*?)╰", shown, re.S)
     found = {name: re.findall(r"^│ (\w+)", text, re.M) for name, text in panels}
-    assert found["Invert"] == ["invert", "run", "posterior"]
+    assert found["Invert"] == ["invert", "run", "posterior", "profile"]
     assert found["Look at results"] == ["status", "report"]
     assert list(found)[1:] == ["Invert", "Look at results", "Others"]
 
@@ -56,13 +56,13 @@ def test_help_explains_every_option_and_ends_with_an_example_that_the_command_un
 
 
 def test_an_option_means_the_same_in_every_command():
-    """``--time-limit``, ``--output`` and ``--mask`` say what they apply to; ``reproduce`` has its own seed."""
+    """``--time-limit`` and ``--output`` say what they apply to; ``reproduce`` has its own seed."""
     said: dict[str, set[str]] = {}
     for name in OURS:
         for p in COMMANDS[name].params:
             said.setdefault(p.name, set()).add(p.help)
     differing = {name for name, texts in said.items() if len(texts) > 1}
-    assert differing == {"time_limit", "output", "mask", "data", "model", "seed"}
+    assert differing == {"time_limit", "output", "data", "model", "seed"}
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -87,8 +87,8 @@ def test_an_existing_picture_is_replaced_only_where_that_is_asked_for(run, pictu
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("wide.png",), "wide.png is 32x40 grey, and the generator makes 28x28 grey pictures; pass --size 28,28"),
-        (("rgb.png",), "rgb.png is 28x28 RGB, and the generator makes 28x28 grey pictures; make it grey"),
+        (("wide.png",), "wide.png is 32x40 grey, and the generator makes 28x28 grey pictures; make it such"),
+        (("rgb.png",), "rgb.png is 28x28 RGB, and the generator makes 28x28 grey pictures; make it such"),
         (("rgba.png",), "has Pillow's mode RGBA; save it as grey or RGB, without palette or transparency"),
         (("text.png",), "text.png is no PNG or JPEG file"),
         (("digit.png", "--size", "28"), "--size '28' is not HEIGHT,WIDTH"),

@@ -23,6 +23,9 @@ def test_the_folder_has_the_profile_of_the_library(run):
     np.testing.assert_allclose([row["z1"] for row in lines()], found.values[0], rtol=1e-12)
     np.testing.assert_allclose([row["fun"] for row in lines()], found.fun)
     np.testing.assert_allclose(np.load("out/codes.npy"), found.z)
+    same = ("profile", "net.npz", "one.npy", "-o", "out", "--overwrite", "--along", "1=-0.6,0.2,3", *NOISE)
+    _, document, _ = run(*same, "--json")
+    assert json.loads(document)["observations"] == lines()
 
 
 @pytest.mark.parametrize(
@@ -43,10 +46,3 @@ def test_a_coordinate_is_fixed(run):
     code, _, err = run("invert", "net.npz", "y.npy", "-o", "other", "--fixed", "h=0.25")
     assert code == 2
     assert "fixed: 'h' is none of the 3 coordinates" in err
-
-
-def test_json_has_the_values(run):
-    code, out, _ = run("profile", "net.npz", "one.npy", "-o", "out", "--along", "1=-0.6,0.2,3", *NOISE, "--json")
-    found = json.loads(out)
-    assert (code, found["command"], found["size"], found["interrupted"]) == (0, "profile", 3, False)
-    assert [row["fun"] for row in found["values"]] == [row["fun"] for row in lines()]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 import unrelu
 from unrelu.cli.run_progress import Watcher, work_of
+from unrelu.display.progress_bar import bar_of
 from unrelu.runs import Record, RunProgress
 
 SIZE = 12
@@ -59,14 +60,15 @@ def test_a_watcher_shows_warnings_and_the_first_errors_and_stops_after_an_interr
     import threading
 
     interrupted = threading.Event()
-    watcher = Watcher(Console(width=100), interrupted)
+    bar = bar_of(Console(width=100), "observations", None)
+    watcher = Watcher(bar, interrupted)
     errors = {i: f"no. {i}" for i in range(7)}
     record = Record(3, 30, 40, {"ERROR": 7, "EXACT_FIT": 3}, 3, 7, 0.5, "here", 1.0, errors)
     assert watcher(RunProgress(done=0, size=100)) is False
     assert watcher(RunProgress(warning="a worker died", done=0, size=100)) is False
     interrupted.set()
     assert watcher(RunProgress(record=record, done=10, size=100)) is True
-    watcher.stop()
+    bar.stop()
     shown = capsys.readouterr().out
     assert "warning: a worker died\n" in shown
     assert "chunk 3: observations 30 to 39 in 0.50 s: 7 ERROR, 3 EXACT_FIT\n" in shown

@@ -249,7 +249,7 @@ def test_a_breakdown_is_of_its_observation_only(tmp_path, monkeypatch):
     y[11] += 100
     run = small_run(tmp_path / "out", data=y)
     assert list(run.errors) == [11]
-    assert run.errors[11].startswith("LinAlgError: SVD did not converge (test_runs.py, line ")
+    assert run.errors[11] == "LinAlgError: SVD did not converge"
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_bounds_hold_in_every_chunk_and_are_those_of_invert(tmp_path):
     json.dumps(done.manifest, allow_nan=False)
     again = small_run(tmp_path / "out", bounds=([-0.5, -np.inf, 0], [0.5, 0.5, 0.5]))
     assert results(again) == results(done)
-    with pytest.raises(InputError, match="asked for is null"):
+    with pytest.raises(InputError, match="asked for is None"):
         small_run(tmp_path / "out")
     with pytest.raises(InputError, match="bounds: coordinate 0 has the lower bound 1"):
         small_run(tmp_path / "other", bounds=(1, 0))
@@ -338,13 +338,13 @@ def test_another_run_is_refused_with_the_differences(finished, tmp_path):
         ({"max_iterations": 9}, "options.max_iterations is 3000, asked for is 9"),
         ({"chunk": 6}, "chunk is 5, asked for is 6"),
         ({"data": Y[:-1]}, "data.size is 23, asked for is 22"),
-        ({"data": Y + 1}, 'data.sha256 is "'),
-        ({"data": Y.astype(np.float32)}, 'data.dtype is "float64", asked for is "float32"'),
-        ({"operator": np.ones(20, bool)}, "operator is null, asked for is "),
-        ({"method": "adam"}, 'method is "lm", asked for is "adam"'),
-        ({"bounds": (-1, [1, 2, np.inf])}, 'bounds is null, asked for is [-1.0, [1.0, 2.0, "inf"]]'),
-        ({"noise": "gaussian:0.1"}, 'noise is null, asked for is "gaussian:0.1"'),
-        ({"scale": "0,1"}, 'data.scale is "none", asked for is "0,1"'),
+        ({"data": Y + 1}, "data.sha256 is '"),
+        ({"data": Y.astype(np.float32)}, "data.dtype is 'float64', asked for is 'float32'"),
+        ({"operator": np.ones(20, bool)}, "operator is None, asked for is "),
+        ({"method": "adam"}, "method is 'lm', asked for is 'adam'"),
+        ({"bounds": (-1, [1, 2, np.inf])}, "bounds is None, asked for is [-1.0, [1.0, 2.0, 'inf']]"),
+        ({"noise": "gaussian:0.1"}, "noise is None, asked for is 'gaussian:0.1'"),
+        ({"scale": "0,1"}, "data.scale is 'none', asked for is '0,1'"),
     ):
         with pytest.raises(InputError, match="holds another run") as error:
             small_run(out, **change)

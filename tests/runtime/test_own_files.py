@@ -53,7 +53,7 @@ def test_a_second_writer_and_a_folder_with_links_are_refused(tmp_path):
     assert not locked(path)
     check_own_files(tmp_path)
     (tmp_path / "link").symlink_to(path)
-    with pytest.raises(InputError, match="link is a link, and results are written there"):
+    with pytest.raises(InputError, match="link is a link or no file; results are written there"):
         check_own_files(tmp_path)
 
 

@@ -6,7 +6,9 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass, replace
 from importlib.metadata import entry_points
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +17,7 @@ from typer.core import TyperCommand
 
 import unrelu
 from unrelu.cli import options as opt
-from unrelu.cli.json_output import leave, leave_answers
-from unrelu.cli.terminal import (
-    Interrupted,
-    console_of,
-    end,
-    is_picture,
-    progress_bar,
-    refuse_existing,
-    removed_if_empty,
-    show,
-    unmixed,
-)
+from unrelu.cli.terminal import Interrupted, console_of, end, finish, is_picture, leave, refuse_existing, show, unmixed
 from unrelu.errors import UnreluError
 
 _INVERT, _LOOK, _OTHERS = "Invert", "Look at results", "Others"
@@ -67,9 +58,32 @@ def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callab
         name = example.partition(" ")[0]
         paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
         epilog, help = f"Example: unrelu {example}", "\n\n".join(paragraphs)
-        return app.command(name, cls=_Command, rich_help_panel=panel, help=help, epilog=epilog)(function)
+        return app.command(name, cls=_Command, rich_help_panel=panel, help=help, epilog=epilog)(_flat(function))
 
     return add
+
+
+def _flat(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with the fields of the classes of :mod:`unrelu.cli.options` as parameters, which Typer reads."""
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    flat = []
+    for parameter in signature(function, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            kind: Any = parameter.annotation
+            own = list(signature(kind, eval_str=True).parameters.values())
+            groups[parameter.name] = kind, [each.name for each in own]
+            flat += own
+        else:
+            flat.append(parameter)
+
+    def call(**given: Any) -> None:
+        made = {name: kind(**{each: given.pop(each) for each in own}) for name, (kind, own) in groups.items()}
+        function(**made, **given)
+
+    flat = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in flat]
+    call.__signature__ = Signature(flat)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return call
 
 
 def _version(wanted: bool) -> None:
@@ -91,28 +105,16 @@ def _root(
 def invert(
     model: opt.Model,
     data: opt.Observations,
-    output: opt.Output,
-    noise: opt.NoiseModel = None,
-    bounds: opt.Bounds = None,
-    fixed: opt.Fixed = None,
-    prior: opt.Prior = None,
-    mask: opt.MaskFile = None,
-    operator: opt.OperatorFile = None,
-    scale: opt.Scale = None,
+    asked: opt.Question,
+    reading: opt.Reading,
+    folder: opt.Folder,
     size: opt.Size = None,
     method: opt.MethodName = "auto",
     option: opt.MethodOption = None,
     norm: opt.Norm = None,
     seed: opt.Seed = 0,
     time_limit: opt.TimeLimit = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
     device: opt.Device = None,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
     """Find the latent code behind a picture, or those behind arrays of observations.
 
@@ -120,26 +122,24 @@ def invert(
     reconstruction of one observation is written as a picture. Ctrl-C stops the search and writes the results so far; a
     second Ctrl-C ends at once.
     """
-    refuse_existing(output, overwrite)
+    refuse_existing(folder.output, folder.overwrite)
     import numpy as np
 
     from unrelu.cli._picture_inversion import check_picture, read_given, write_picture
     from unrelu.cli.argument_files import options_of, read_model, read_question, size_of
-    from unrelu.cli.result_folders import prepare_output, records, write_result
+    from unrelu.cli.result_folders import answering, records, write_result
 
-    options = options_of(option)
-    network = read_model(model, layers, activation, model_option, max_bytes, device)
-    given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
+    output, options = folder.output, options_of(option)
+    network = read_model(model, reading, device)
+    given = read_given(data, network, size_of(size), asked.scale, reading.max_bytes)
+    question = read_question(asked, reading.max_bytes)
     ends = check_picture(output, given, network) if is_picture(output) else None
-    with removed_if_empty(output), progress_bar(quiet, method) as (callback, interrupted):
-        if ends is None:
-            prepare_output(output, overwrite)
+    with answering(folder, method, made=ends is None) as (callback, interrupted):
         result = unrelu.invert(
             network, given.y, method, norm=norm, seed=seed, time_limit=time_limit, scale=given.scale,
             callback=callback, **question, **options,
         )  # fmt: skip
-    rows = list(records(result, given.names))
+    rows = records(result, given.names)
     codes = [result.z] if result.problem.single else list(result.z)
     failed = sum(not np.isfinite(code).all() for code in codes)
     if ends is None:
@@ -147,12 +147,11 @@ def invert(
         written = f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
     else:
         written = write_picture(output, result.reconstruction, given.shape, ends)
-    if json:
-        observations = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
-        leave_answers("invert", output, observations, interrupted, success=int(np.sum(result.success)), failed=failed)
-    show(quiet or json, given.description, result, written)
+    found = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
     where = "" if ends else f", their messages are in {output / 'results.jsonl'}"
-    end(interrupted.is_set(), f"{failed} of {len(rows)} observations failed{where}" if failed else "")
+    problem = f"{failed} of {len(rows)} observations failed{where}" if failed else ""
+    counted = {"success": int(np.sum(result.success)), "failed": failed}
+    finish("invert", folder, interrupted, found, given.description, result, written, problem=problem, **counted)
 
 
 @_command(_INVERT, "run mnist-relu digits.npy -o out --noise gaussian:0.1")
@@ -162,13 +161,9 @@ def run(
     output: Annotated[
         Path, opt.in_output("--output", "-o", help="Folder for the results; the same run resumes in it.")
     ],
-    noise: opt.NoiseModel = None,
-    bounds: opt.Bounds = None,
-    fixed: opt.Fixed = None,
-    prior: opt.Prior = None,
-    mask: opt.Masks = None,
-    operator: opt.OperatorFile = None,
-    scale: opt.Scale = None,
+    asked: opt.Question,
+    reading: opt.Reading,
+    ending: opt.OutputOptions,
     size: opt.Size = None,
     array: opt.ArrayName = None,
     method: opt.MethodName = "auto",
@@ -179,15 +174,8 @@ def run(
     time_limit: opt.ChunkTimeLimit = None,
     chunk: opt.Chunk = None,
     workers: opt.Workers = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
     device: opt.Device = None,
     export: opt.Export = None,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
     """Invert a whole data set, in a run that can be stopped and resumed.
 
@@ -196,31 +184,27 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
     `unrelu status` and `unrelu report` show the results.
     """
-    refuse_existing(output, overwrite, resumes=True)
+    refuse_existing(output, ending.overwrite, resumes=True)
     from unrelu.cli.argument_files import options_of, read_masks, read_model, read_question, size_of
     from unrelu.cli.run_progress import check_exports, export_columns, outcome_lines, problems, summary, watching
 
     check_exports(export or ())
-    options = options_of(option)
-    network = read_model(model, layers, activation, model_option, max_bytes, device)
-    question = read_question(noise, bounds, fixed, prior, None, operator, max_bytes) | read_masks(
-        mask, operator, network
-    )
-    if max_bytes is not None:
-        question["max_bytes"] = max_bytes
-    with watching(quiet) as watcher:
+    options, network = options_of(option), read_model(model, reading, device)
+    question = read_question(replace(asked, mask=None), reading.max_bytes) | read_masks(asked, network)
+    if reading.max_bytes is not None:
+        question["max_bytes"] = reading.max_bytes
+    with watching(ending.quiet) as watcher:
         found = unrelu.run(
             network, data, output, method, norm=norm, posterior=posterior, seed=seed, time_limit=time_limit,
-            chunk=chunk, workers=workers, array=array, size=size_of(size), scale=scale, overwrite=overwrite,
-            callback=watcher, names={"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])},
+            chunk=chunk, workers=workers, array=array, size=size_of(size), scale=asked.scale, callback=watcher,
+            overwrite=ending.overwrite, names={"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])},
             **question, **options,
         )  # fmt: skip
-        watcher.stop()
-        stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
-        watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
+    stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
+    watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
     if found.finished:
         export_columns(found, export or ())
-    if json:
+    if ending.json:
         leave("run", {**summary(found), "records": watcher.records, "warnings": watcher.warnings})
     end(not found.finished, *problems(found))
 
@@ -229,26 +213,14 @@ def run(
 def posterior(
     model: opt.Model,
     data: opt.Observations,
-    output: opt.Output,
-    noise: opt.NoiseModel = None,
-    bounds: opt.Bounds = None,
-    fixed: opt.Fixed = None,
-    prior: opt.Prior = None,
-    mask: opt.MaskFile = None,
-    operator: opt.OperatorFile = None,
-    scale: opt.Scale = None,
+    asked: opt.Question,
+    reading: opt.Reading,
+    folder: opt.Folder,
     size: opt.Size = None,
     draws: opt.Draws = 1000,
     seed: opt.Seed = 0,
     time_limit: opt.TimeLimit = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
     device: opt.Device = None,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
     """Draw codes from their posterior: what else the observations could be.
 
@@ -256,16 +228,15 @@ def posterior(
     status, mean, standard deviation, 90% interval and modes) and posterior.png. The exit status is 1 if the chains of
     an observation have not mixed. Ctrl-C stops the sampling and writes the draws so far; a second Ctrl-C ends at once.
     """
-    refuse_existing(output, overwrite)
+    refuse_existing(folder.output, folder.overwrite)
     from unrelu.cli._picture_inversion import read_given
     from unrelu.cli.argument_files import read_model, read_question, size_of
-    from unrelu.cli.result_folders import posterior_records, prepare_output, write_posterior
+    from unrelu.cli.result_folders import answering, posterior_records, write_posterior
 
-    network = read_model(model, layers, activation, model_option, max_bytes, device)
-    given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
-    with removed_if_empty(output), progress_bar(quiet, "posterior") as (callback, interrupted):
-        prepare_output(output, overwrite)
+    output, network = folder.output, read_model(model, reading, device)
+    given = read_given(data, network, size_of(size), asked.scale, reading.max_bytes)
+    question = read_question(asked, reading.max_bytes)
+    with answering(folder, "posterior") as (callback, interrupted):
         result = unrelu.posterior(
             network, given.y, draws=draws, seed=seed, time_limit=time_limit, scale=given.scale, callback=callback,
             **question,
@@ -273,59 +244,46 @@ def posterior(
     rows = posterior_records(result, given.names)
     write_posterior(output, result, rows)
     statuses = [row["status"] for row in rows]
-    if json:
-        leave_answers("posterior", output, rows, interrupted, mixed=statuses.count("MIXED"))
-    show(quiet or json, given.description, result, f"written to {output}/: posterior.npz results.jsonl posterior.png")
-    end(interrupted.is_set(), unmixed(statuses, str(output / "results.jsonl")))
+    written = f"written to {output}/: posterior.npz results.jsonl posterior.png"
+    finish(
+        "posterior", folder, interrupted, rows, given.description, result, written,
+        problem=unmixed(statuses, str(output / "results.jsonl")), mixed=statuses.count("MIXED"),
+    )  # fmt: skip
 
 
 @_command(_INVERT, "profile emulator.npz spectrum.npy -o out --along h=0.6,0.8,15 --noise gaussian:0.1")
 def profile(
     model: opt.Model,
     data: opt.Observations,
-    output: opt.Output,
     along: opt.Along,
-    noise: opt.NoiseModel = None,
-    bounds: opt.Bounds = None,
-    fixed: opt.Fixed = None,
-    prior: opt.Prior = None,
-    mask: opt.MaskFile = None,
-    operator: opt.OperatorFile = None,
-    scale: opt.Scale = None,
+    asked: opt.Question,
+    reading: opt.Reading,
+    folder: opt.Folder,
     seed: opt.Seed = 0,
     time_limit: opt.TimeLimit = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
     device: opt.Device = None,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
     """Find the best objective with a coordinate held at each of several values: a profile likelihood.
 
     The folder gets results.jsonl (a line for each value), codes.npy (the codes, on the grid of values) and, where the
     noise has a density, profile.png. Ctrl-C stops the search and writes the values so far.
     """
-    refuse_existing(output, overwrite)
+    refuse_existing(folder.output, folder.overwrite)
     from unrelu.cli.argument_files import read_along, read_model, read_observations, read_question
-    from unrelu.cli.result_folders import prepare_output, profile_records, write_profile
+    from unrelu.cli.result_folders import answering, profile_records, write_profile
 
-    network = read_model(model, layers, activation, model_option, max_bytes, device)
-    y, (names, values) = read_observations(data, max_bytes=max_bytes), read_along(along)
-    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
-    with removed_if_empty(output), progress_bar(quiet, "profile") as (callback, interrupted):
-        prepare_output(output, overwrite)
+    output, network = folder.output, read_model(model, reading, device)
+    y, (names, values) = read_observations(data, max_bytes=reading.max_bytes), read_along(along)
+    question = read_question(asked, reading.max_bytes)
+    with answering(folder, "profile") as (callback, interrupted):
         found = unrelu.profile(
-            network, y, names, values, seed=seed, time_limit=time_limit, scale=scale, callback=callback, **question
-        )
-    write_profile(output, found)
-    if json:
-        rows = profile_records(found)
-        leave("profile", {"output": output, "size": len(rows), "interrupted": interrupted.is_set(), "values": rows})
-    show(quiet or json, found, f"written to {output}/: codes.npy results.jsonl profile.png")
-    end(interrupted.is_set())
+            network, y, names, values, seed=seed, time_limit=time_limit, scale=asked.scale, callback=callback,
+            **question,
+        )  # fmt: skip
+    rows = profile_records(found)
+    write_profile(output, found, rows)
+    written = f"written to {output}/: codes.npy results.jsonl profile.png"
+    finish("profile", folder, interrupted, rows, found, written)
 
 
 @_command(_LOOK, "status out")
@@ -354,23 +312,12 @@ def report(folder: opt.RunFolder, output: opt.Page = None, json: opt.Json = Fals
 def certify(
     model: opt.Model,
     data: opt.Observations,
-    output: opt.Output,
+    asked: opt.Measured,
+    reading: opt.Reading,
+    folder: opt.Folder,
     codes: opt.Codes = None,
-    noise: opt.NoiseModel = None,
-    bounds: opt.Bounds = None,
-    fixed: opt.Fixed = None,
-    mask: opt.MaskFile = None,
-    operator: opt.OperatorFile = None,
-    scale: opt.Scale = None,
     norm: opt.Norm = None,
     time_limit: opt.ProofTimeLimit = 10.0,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
     """Prove how small the error of any code can be.
 
@@ -378,49 +325,37 @@ def certify(
     certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
     and writes the bounds so far; a second Ctrl-C ends at once.
     """
-    refuse_existing(output, overwrite)
+    refuse_existing(folder.output, folder.overwrite)
     from unrelu.cli.argument_files import read_model, read_observations, read_question
-    from unrelu.cli.result_folders import certificate_records, prepare_output, write_certificates
+    from unrelu.cli.result_folders import answering, certificate_records, write_certificates
 
-    y, found = read_observations(data, max_bytes=max_bytes), None
+    output, most = folder.output, reading.max_bytes
+    y, found = read_observations(data, max_bytes=most), None
     if codes:
-        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", max_bytes)
-    network = read_model(model, layers, activation, model_option, max_bytes, None)
-    question = read_question(noise, bounds, fixed, None, mask, operator, max_bytes)
-    with removed_if_empty(output), progress_bar(quiet, "certify", "node") as (callback, interrupted):
-        prepare_output(output, overwrite)
+        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", most)
+    network, question = read_model(model, reading), read_question(asked, most)
+    with answering(folder, "certify", "node") as (callback, interrupted):
         result = unrelu.certify(
-            network, y, found, norm=norm, time_limit=time_limit, scale=scale, callback=callback, **question
+            network, y, found, norm=norm, time_limit=time_limit, scale=asked.scale, callback=callback, **question
         )
     single = isinstance(result, unrelu.Certificate)
     certificates = [result] if isinstance(result, unrelu.Certificate) else list(result)
     write_certificates(output, certificates, single)
     rows = certificate_records(certificates)
-    if json:
-        proofs = [{**row, "z": c.z} for row, c in zip(rows, certificates, strict=True)]
-        leave_answers("certify", output, proofs, interrupted)
+    proofs = [{**row, "z": c.z} for row, c in zip(rows, certificates, strict=True)]
     among = "codes within the bounds" if rows[0]["bounds"] else "all codes"
     written = f"written to {output}/: certificate-*.npz certificates.jsonl codes.npy and pictures"
-    show(quiet or json, f"Smallest {rows[0]['norm']} error over {among}", result, written)
-    end(interrupted.is_set())
+    finish("certify", folder, interrupted, proofs, f"Smallest {rows[0]['norm']} error over {among}", result, written)
 
 
 @_command(_OTHERS, "inspect mnist-relu")
-def inspect(
-    model: opt.Model,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
-    max_bytes: opt.MaxBytes = None,
-    device: opt.Device = None,
-    json: opt.Json = False,
-) -> None:
+def inspect(model: opt.Model, reading: opt.Reading, device: opt.Device = None, json: opt.Json = False) -> None:
     """Print the layers of a model, and whether exact inversion can be expected."""
     from dataclasses import asdict
 
     from unrelu.cli.argument_files import read_model
 
-    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    network = read_model(model, reading, device)
     found = unrelu.inspect(network)
     if json:
         shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
@@ -448,10 +383,8 @@ def demo(
 
 @_command(_OTHERS, "play decoder.onnx")
 def play(
+    reading: opt.Reading,
     model: Annotated[str | None, typer.Argument(help="A model file or a bundled generator, to choose first.")] = None,
-    layers: opt.Layers = None,
-    activation: opt.ActivationName = None,
-    model_option: opt.ModelOption = None,
     scale: opt.Scale = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
 ) -> None:
@@ -465,7 +398,7 @@ def play(
 
     generators = sorted(bundled(), key=lambda known: known.name != model)
     if model is not None and (generators[0].name != model or Path(model).exists()):
-        network = read_model(model, layers, activation, model_option, None)
+        network = read_model(model, reading)
         generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
     with serving(generators, port) as url, interruptible("stopping") as ended:
         show(False, f"open {url} in a browser on this machine; Ctrl-C ends it")

@@ -87,10 +87,10 @@ def read_picture(
         return found.reshape(output), found.shape
     if made is None:
         raise InputError(f"{path} is a picture, and the generator puts out {output}, which is none; pass a .npy file")
-    colours = f"; make it {kind_of(made).partition(' ')[2]}" if found.ndim != len(made) else ""
-    resize = f"; pass --size {made[-2]},{made[-1]}" if found.shape[-2:] != made[-2:] else ""
-    wrong = f"{path} is {kind_of(found.shape)}, and the generator makes {kind_of(made)} pictures"
-    raise InputError(wrong + colours + resize)
+    raise InputError(
+        f"{path} is {kind_of(found.shape)}, and the generator makes {kind_of(made)} pictures; make it such a picture, "
+        f"or resize it with --size {made[-2]},{made[-1]}"
+    )
 
 
 def picture_shape(output: Shape) -> Shape | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu import zoo
-from unrelu.cli.options import MODEL_OPTIONS
+from unrelu.cli.options import MODEL_OPTIONS, Measured, Question, Reading
 from unrelu.errors import InputError, OptionError
 from unrelu.loaders import load
 from unrelu.measurements import Mask, Matrix
@@ -25,12 +25,10 @@ from unrelu.runtime.file_reading import MAX_BYTES, MODEL_BYTES, npy_header, open
 # --- models and values ------------------------------------------------------------------------------------------------
 
 
-def read_model(
-    model: str, layers: str | None, activation: str | None, more: list[str] | None, max_bytes: int | None,
-    device: str | None = None,
-) -> Generator:  # fmt: skip
-    """Load a network of the zoo by its name, or from a file; ``more`` are the texts of ``--model-option``."""
-    place, given = None if device is None else usable(device), options_of(more, "--model-option")
+def read_model(model: str, reading: Reading, device: str | None = None) -> Generator:
+    """Load a network of the zoo by its name, or from a file."""
+    place, given = None if device is None else usable(device), options_of(reading.model_option, "--model-option")
+    layers, activation = reading.layers, reading.activation
     if unknown := given.keys() - set(MODEL_OPTIONS):
         raise OptionError(f"--model-option {min(unknown)} is unknown; use one of {', '.join(MODEL_OPTIONS)}")
     names = given.pop("names", None)
@@ -47,7 +45,7 @@ def read_model(
             layers=layers.split(",") if layers and not layers.endswith(".") else layers,
             activation=activation.split(",") if activation and "," in activation else activation,
             latent_shape=tuple(shape) if isinstance(shape, list) else shape,
-            max_bytes=max_bytes or MODEL_BYTES,
+            max_bytes=reading.max_bytes or MODEL_BYTES,
             **given,
         )
     if names is not None:
@@ -124,26 +122,23 @@ def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]
 # --- the question -----------------------------------------------------------------------------------------------------
 
 
-def read_question(
-    noise: str | None, bounds: str | None, fixed: list[str] | None, prior: str | None, mask: Path | None,
-    operator: Path | None, max_bytes: int | None,
-) -> dict[str, Any]:  # fmt: skip
-    """The arguments of :func:`unrelu.invert` that these options state; those that were left out are missing."""
+def read_question(asked: Measured, max_bytes: int | None) -> dict[str, Any]:
+    """The arguments of :func:`unrelu.invert` that options state, but for the scale; those left out are missing."""
     limit = max_bytes or MAX_BYTES
-    stated: dict[str, Any] = {"noise": noise, "operator": read_measurement(mask, operator, max_bytes)}
-    if noise is not None and _is_npz(noise):
-        held = read_npz(noise, limit, lambda held: [name for name in held if name in ("std", "covariance")])
+    stated: dict[str, Any] = {
+        "noise": asked.noise, "operator": read_measurement(asked.mask, asked.operator, max_bytes)
+    }  # fmt: skip
+    if asked.noise is not None and _is_npz(asked.noise):
+        held = read_npz(asked.noise, limit, lambda held: [name for name in held if name in ("std", "covariance")])
         stated["noise"] = Gaussian(held.get("std"), covariance=held.get("covariance"))
-    if bounds is not None:
-        stated["bounds"] = _pair("--bounds", bounds, ("lower", "upper"), limit)
-    if fixed:
-        held = options_of(fixed, "--fixed")
-        stated["fixed"] = {_place(name): value for name, value in held.items()}
-    if prior is not None:
-        weight = _value(prior)
-        stated["prior"] = (
-            weight if isinstance(weight, int | float) else Normal(*_pair("--prior", prior, ("mean", "std"), limit))
-        )
+    if asked.bounds is not None:
+        stated["bounds"] = _pair("--bounds", asked.bounds, ("lower", "upper"), limit)
+    if asked.fixed:
+        stated["fixed"] = {_place(name): value for name, value in options_of(asked.fixed, "--fixed").items()}
+    if isinstance(asked, Question) and asked.prior is not None:
+        weight = _value(asked.prior)
+        normal = None if isinstance(weight, int | float) else _pair("--prior", asked.prior, ("mean", "std"), limit)
+        stated["prior"] = weight if normal is None else Normal(*normal)
     return {name: value for name, value in stated.items() if value is not None}
 
 
@@ -167,7 +162,8 @@ def _place(name: str) -> str | int:
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:
     """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse."""
-    _check_one(mask, operator)
+    if mask is not None and operator is not None:
+        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     if mask is not None:
         array = read_observations(mask, "masks", "mask", max_bytes)
         odd = array[(array != 0) & (array != 1)]
@@ -183,20 +179,14 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | 
     return Matrix(read_observations(operator, "operators", "operator", max_bytes))
 
 
-def read_masks(masks: str | None, operator: Path | None, network: Generator) -> dict[str, Any]:
+def read_masks(asked: Measured, network: Generator) -> dict[str, Any]:
     """The argument of :func:`unrelu.run`: one mask of a ``.npy`` file as an operator, many as a data set."""
-    _check_one(masks, operator)
-    if masks is not None and masks.lower().endswith(".npy") and Path(masks).is_file():
-        with opened(masks) as (stream, size):  # only the header is read, as it may hold many masks
-            shape = npy_header(stream, size, masks).shape
+    if asked.mask is not None and asked.mask.suffix.lower() == ".npy":
+        with opened(asked.mask) as (stream, size):  # only the header is read, as it may hold many masks
+            shape = npy_header(stream, size, str(asked.mask)).shape
         if shape in (network.output_shape, (network.output_dim,)):
-            return {"operator": read_measurement(Path(masks), None)}
-    return {} if masks is None else {"masks": masks}
-
-
-def _check_one(mask: Path | str | None, operator: Path | None) -> None:
-    if mask is not None and operator is not None:
-        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
+            return {"operator": read_measurement(asked.mask, asked.operator)}
+    return {} if asked.mask is None else {"masks": str(asked.mask)}
 
 
 def _is_npz(path: str | Path) -> bool:

@@ -1,5 +1,7 @@
 """Every option of the commands, declared once, and what the shell completes.
 
+Options that several commands share are fields of a class; a parameter of this class has them all.
+
 Nothing heavy is imported here, because ``--help`` and every completion would wait for it.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -63,50 +66,30 @@ ActivationName = Annotated[
     str | None,
     in_reading(help="Where the file does not state it: relu, leaky_relu:0.1, ...; or one a layer, relu,relu,sigmoid."),
 ]
-ModelOption = Annotated[
-    list[str] | None,
-    in_reading(
-        metavar="NAME=VALUE",
-        help="More on the file: latent_shape=64,1,1; names=temperature,metallicity of the latent coordinates; "
-        "output_log=10 where outputs are logarithms. Repeatable.",
-    ),
-]
-MaxBytes = Annotated[
-    int | None, in_reading(min=1, help="Refuse larger files unread. By default 4 GiB, 1 GiB of a model.")
-]
 Device = Annotated[str | None, in_reading(help="Where to compute: cpu, cuda, cuda:1, ... By default cpu.")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the model is read."""
+
+    layers: Layers = None
+    activation: ActivationName = None
+    model_option: Annotated[
+        list[str] | None,
+        in_reading(
+            metavar="NAME=VALUE",
+            help="More on the file: latent_shape=64,1,1; names=temperature,metallicity of the latent coordinates; "
+            "output_log=10 where outputs are logarithms. Repeatable.",
+        ),
+    ] = None
+    max_bytes: Annotated[
+        int | None, in_reading(min=1, help="Refuse larger files unread. By default 4 GiB, 1 GiB of a model.")
+    ] = None
+
 
 # --- what was observed ------------------------------------------------------------------------------------------------
 
-NoiseModel = Annotated[
-    str | None,
-    in_question(
-        help="Errors of the data: gaussian:0.1 (standard deviation), uniform:0.1 (largest error), outliers:0.05 "
-        "(fraction), poisson, ...; or a .npz with an array std or covariance.",
-        autocompletion=_beginning(NOISE),
-    ),
-]
-Bounds = Annotated[
-    str | None, in_question(help="Bounds of codes: LOW,HIGH of all coordinates, or a .npz with arrays lower and upper.")
-]
-Fixed = Annotated[
-    list[str] | None,
-    in_question(metavar="NAME=VALUE", help="Hold a coordinate at a value, by its name or its place. Repeatable."),
-]
-Prior = Annotated[
-    str | None,
-    in_question(
-        help="Distribution of codes: MEAN,STD of all coordinates, or a .npz with arrays mean and std. One number is a "
-        "weight of |z|^2 (not for posteriors)."
-    ),
-]
-MaskFile = Annotated[
-    Path | None, in_question(exists=True, help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")
-]
-Masks = Annotated[str | None, in_question(help="0/1 masks, one an observation, stored like DATA; or one as .npy.")]
-OperatorFile = Annotated[
-    Path | None, in_question(exists=True, help="Matrix A of y = A G(z) (.npy, or .npz of scipy.sparse).")
-]
 Scale = Annotated[
     str | None,
     in_question(
@@ -116,6 +99,50 @@ Scale = Annotated[
 ]
 Size = Annotated[str | None, in_question(help="Resize pictures to HEIGHT,WIDTH.")]
 ArrayName = Annotated[str | None, in_question(help="Name of the array in a file of several.")]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was observed."""
+
+    noise: Annotated[
+        str | None,
+        in_question(
+            help="Errors of the data: gaussian:0.1 (standard deviation), uniform:0.1 (largest error), outliers:0.05 "
+            "(fraction), poisson, ...; or a .npz with an array std or covariance.",
+            autocompletion=_beginning(NOISE),
+        ),
+    ] = None
+    bounds: Annotated[
+        str | None,
+        in_question(help="Bounds of codes: LOW,HIGH of all coordinates, or a .npz with arrays lower and upper."),
+    ] = None
+    fixed: Annotated[
+        list[str] | None,
+        in_question(metavar="NAME=VALUE", help="Hold a coordinate at a value, by its name or its place. Repeatable."),
+    ] = None
+    operator: Annotated[
+        Path | None, in_question(exists=True, help="Matrix A of y = A G(z) (.npy, or .npz of scipy.sparse).")
+    ] = None
+    scale: Scale = None
+    mask: Annotated[
+        Path | None,
+        in_question(exists=True, help="0/1 masks (.npy, .npz; of `run` also one an observation, stored like DATA)."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Question(Measured):
+    """The same, with what is known of codes."""
+
+    prior: Annotated[
+        str | None,
+        in_question(
+            help="Distribution of codes: MEAN,STD of all coordinates, or a .npz with arrays mean and std. One number "
+            "is a weight of |z|^2 (not for posteriors)."
+        ),
+    ] = None
+
 
 # --- how it is searched -----------------------------------------------------------------------------------------------
 
@@ -153,7 +180,6 @@ Codes = Annotated[
 
 # --- output -----------------------------------------------------------------------------------------------------------
 
-Output = Annotated[Path, in_output("--output", "-o", help="Folder for the results; must not exist.")]
 Export = Annotated[
     list[Path] | None,
     in_output(
@@ -166,3 +192,19 @@ Page = Annotated[Path | None, in_output("--output", "-o", help="The page. By def
 Overwrite = Annotated[bool, in_output("--overwrite", help="Replace the results in an existing folder.")]
 Quiet = Annotated[bool, in_output("--quiet", "-q", help="No progress bar and no summary.")]
 Json = Annotated[bool, in_output("--json", help="One JSON document on standard output; all else on standard error.")]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What becomes of the results."""
+
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(OutputOptions):
+    """What becomes of the results, with a folder for them."""
+
+    output: Annotated[Path, in_output("--output", "-o", help="Folder for the results; must not exist.")]

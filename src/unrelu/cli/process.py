@@ -20,8 +20,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from unrelu.cli.json_output import error_document
-from unrelu.cli.terminal import Interrupted, nothing_more, say, write
+from unrelu.cli.terminal import Interrupted, error_document, nothing_more, say, write
 from unrelu.errors import UnreluError
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from unrelu._profile import Profile
 from unrelu.certification.certificate import Certificate
-from unrelu.cli.json_output import as_json
-from unrelu.cli.terminal import refuse_existing
+from unrelu.cli.options import Folder
+from unrelu.cli.terminal import progress_bar, refuse_existing, removed_if_empty
 from unrelu.errors import InputError
 from unrelu.result import Inversion
 from unrelu.runs.columns import INTERVAL, numbers_of, numbers_of_posterior
-from unrelu.runtime.file_writing import check_own_files, storing, write_records
+from unrelu.runtime.file_writing import as_json, check_own_files, storing, write_records
+from unrelu.runtime.run_control import Progress
 from unrelu.sampling.draws import Posterior
 
 # What to do where results cannot be written.
@@ -40,6 +42,17 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     check_own_files(folder)
 
 
+@contextmanager
+def answering(
+    folder: Folder, method: str, unit: str = "iteration", made: bool = True
+) -> Iterator[tuple[Callable[[Progress], bool], Event]]:
+    """What :func:`progress_bar` yields; the folder is ``made`` first, and removed where nothing comes of the work."""
+    with removed_if_empty(folder.output), progress_bar(folder.quiet, method, unit) as shown:
+        if made:
+            prepare_output(folder.output, folder.overwrite)
+        yield shown
+
+
 def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result."""
     with storing(folder, _ADVICE):
@@ -48,7 +61,7 @@ def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, An
         write_records(folder / "results.jsonl", rows)
 
 
-def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One dictionary an observation: what happened to it, and its residuals, recomputed from z.
 
     ``name`` is that of its file, None where observations have none; ``index`` tells them apart. ``parameters`` are its
@@ -56,15 +69,23 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
-    states, messages = np.atleast_1d(result.status), np.atleast_1d(result.message)
-    named = result.parameters if problem.names.coordinate_names else {}
-    for i in range(problem.size):
-        row = {
-            "index": i, "name": names[i] if names else None, "method": result.method, "seed": problem.seed,
-            "status": str(states[i]), "message": messages[i], **{name: values[i] for name, values in numbers.items()},
-        }  # fmt: skip
-        parameters = {name: np.atleast_1d(values)[i] for name, values in named.items()}
-        yield as_json(row | ({"parameters": parameters} if named else {}))
+    rows = _rows(result, names, {"method": [result.method] * problem.size, "message": result.message, **numbers})
+    if problem.names.coordinate_names:
+        for i, row in enumerate(rows):
+            row["parameters"] = {name: np.atleast_1d(values)[i] for name, values in result.parameters.items()}
+    return [as_json(row) for row in rows]
+
+
+def _rows(
+    answer: Inversion | Posterior, names: Sequence[str] | None, columns: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One dictionary an observation: which it is, its status, and the entries of columns."""
+    told = {"status": np.atleast_1d(answer.status), **{name: np.atleast_1d(values) for name, values in columns.items()}}
+    return [
+        {"index": i, "name": names[i] if names else None, "seed": answer.problem.seed}
+        | {name: values[i] for name, values in told.items()}
+        for i in range(answer.problem.size)
+    ]
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -81,21 +102,15 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
     are mean, standard deviation and ends of the interval by name.
     """
-    problem = posterior.problem
-    columns = {name: np.atleast_1d(getattr(posterior, name)) for name in _OF_POSTERIORS}
-    columns |= numbers_of_posterior(posterior)
-    named = posterior.parameters if problem.names.coordinate_names else {}
-    modes = [posterior.modes] if problem.single else posterior.modes
-    found = []
-    for i, status in enumerate(np.atleast_1d(posterior.status)):
-        row: dict[str, Any] = {"index": i, "name": names[i] if names else None, "seed": problem.seed}
-        row["status"] = str(status)
-        row |= {name: values[i] for name, values in columns.items()}
+    columns = {name: getattr(posterior, name) for name in _OF_POSTERIORS} | numbers_of_posterior(posterior)
+    modes = [posterior.modes] if posterior.problem.single else posterior.modes
+    rows = _rows(posterior, names, columns)
+    for i, row in enumerate(rows):
         row["modes"] = [{name: getattr(mode, name) for name in ("weight", "weight_error", "z")} for mode in modes[i]]
-        if named:
-            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named.items()}
-        found.append(as_json(row))
-    return found
+        if posterior.problem.names.coordinate_names:
+            named = posterior.parameters.items()
+            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named}
+    return [as_json(row) for row in rows]
 
 
 def _summary(draws: Any) -> dict[str, Any]:
@@ -107,11 +122,11 @@ def _summary(draws: Any) -> dict[str, Any]:
     return {"mean": draws.mean(), "std": draws.std(ddof=1), "lower": lower, "upper": upper}
 
 
-def write_profile(folder: Path, found: Profile) -> None:
+def write_profile(folder: Path, found: Profile, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``codes.npy``, ``results.jsonl`` and, where the noise has a density, ``profile.png``."""
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", found.z)
-        write_records(folder / "results.jsonl", profile_records(found))
+        write_records(folder / "results.jsonl", rows)
         with suppress(InputError):
             found.plot().savefig(folder / "profile.png", dpi=150)
 

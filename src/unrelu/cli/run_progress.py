@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
-from unrelu.cli.terminal import console_of, plain, unmixed
-from unrelu.display.progress_bar import bar_of
+from unrelu.cli.terminal import interruptible_bar, plain, unmixed
 from unrelu.display.text_tables import text_table
 from unrelu.errors import InputError
 from unrelu.result import Status
@@ -25,7 +23,7 @@ from unrelu.runs import Record, Run, RunProgress
 from unrelu.runs.columns import columns_of
 from unrelu.runs.journal import busy_seconds
 from unrelu.runtime.file_writing import drafted
-from unrelu.runtime.interrupts import STOPS, interruptible
+from unrelu.runtime.interrupts import STOPS
 
 # The most errors that are printed for one chunk or for a whole run; the report has all.
 _ERRORS = 5
@@ -42,11 +40,10 @@ class Watcher:
         warnings: the texts of the warnings.
     """
 
-    def __init__(self, console: Console, interrupted: threading.Event) -> None:
-        self._console, self._interrupted = console, interrupted
+    def __init__(self, bar: Progress, interrupted: threading.Event) -> None:
+        self._bar, self._interrupted = bar, interrupted
         self.records: list[dict[str, Any]] = []
         self.warnings: list[str] = []
-        self._bar = bar_of(console, "observations", None, clock=False)
         self._began, self._computed = time.monotonic(), 0
 
     def __call__(self, progress: RunProgress) -> bool:
@@ -68,33 +65,20 @@ class Watcher:
         return self._interrupted.is_set()
 
     def print(self, *lines: str) -> None:
-        """Print lines above the bar."""
+        """Print lines above the bar, or after it."""
         for line in lines:
-            self._console.print(Text(plain(line)), soft_wrap=True)
-
-    def stop(self) -> None:
-        """Stop updating the bar."""
-        if self._bar.live.is_started:
-            self._bar.stop()
+            self._bar.console.print(Text(plain(line)), soft_wrap=True)
 
 
 @contextmanager
 def watching(quiet: bool) -> Iterator[Watcher]:
     """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop; a second one is an exception."""
-    first = "stopping when the running chunks are finished (Ctrl-C again to end at once)"
-    second = "ended at once; run the same command again to resume from the last finished chunk"
-    ending = signal.getsignal(signal.SIGINT)
-    if callable(ending):  # it ends this process without a chance for the workers
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with interruptible(*(("", "") if quiet else (first, second)), signals=STOPS) as interrupted:
-            watcher = Watcher(console_of(quiet), interrupted)
-            try:
-                yield watcher
-            finally:
-                watcher.stop()
-    finally:
-        signal.signal(signal.SIGINT, ending)
+    said = (
+        "stopping when the running chunks are finished (Ctrl-C again to end at once)",
+        "ended at once; run the same command again to resume from the last finished chunk",
+    )
+    with interruptible_bar(quiet, "observations", *said, STOPS) as (bar, interrupted):
+        yield Watcher(bar, interrupted)
 
 
 # --- columns as files -------------------------------------------------------------------------------------------------
@@ -104,12 +88,9 @@ def check_exports(paths: Sequence[Path]) -> None:
     """Refuse files for columns that cannot be written, before anything is computed."""
     every = {column.name for column in columns_of((), (), (), predictions=True, posterior=True, named=1)}
     for path in paths:
-        if path.suffix != ".npy" or not path.parent.is_dir():
-            raise InputError(
-                f"--export {path}: name a .npy file in a folder that exists, called as a column: codes.npy"
-            )
-        if path.stem not in every:
-            raise InputError(f"--export {path}: there is no column {path.stem!r}; there are {', '.join(sorted(every))}")
+        if path.suffix != ".npy" or path.stem not in every or not path.parent.is_dir():
+            columns = ", ".join(sorted(every))
+            raise InputError(f"--export {path}: name a .npy file in a folder that exists, called as one of {columns}")
 
 
 def export_columns(run: Run, paths: Sequence[Path]) -> None:

@@ -5,19 +5,26 @@ Heavy modules are imported where they are used, so that ``unrelu --help`` does n
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unrelu._version import __version__
 from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.runtime.file_writing import as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bar
 
+    from unrelu.cli.options import Folder as OutputFolder
     from unrelu.runtime.run_control import Progress
 
 
@@ -75,6 +82,19 @@ def console_of(quiet: bool) -> Console:
     return StandardError(stderr=True, quiet=quiet)
 
 
+# --- one JSON document on standard output for --json; docs/command_line.md lists the keys -----------------------------
+
+
+def leave(command: str, document: Mapping[str, Any]) -> None:
+    """Write the document of a command, which does nothing after it that can fail."""
+    write(json.dumps(as_json({"command": command, "version": __version__, **document}), allow_nan=False))
+
+
+def error_document(kind: str, message: str, status: int) -> str:
+    """The document of an error, as one line."""
+    return json.dumps({"error": {"type": kind, "message": message, "status": status}})
+
+
 # --- places for results -----------------------------------------------------------------------------------------------
 
 
@@ -117,16 +137,29 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def interruptible_bar(
+    quiet: bool, description: str, first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
+) -> Iterator[tuple[Bar, threading.Event]]:
+    """A bar that the work is to start, and an event that the first Ctrl-C sets; messages are for both."""
+    from unrelu.display.progress_bar import bar_of
+    from unrelu.runtime.interrupts import interruptible
+
+    bar = bar_of(console_of(quiet), description, None)
+    with interruptible("" if quiet else first, "" if quiet else second, signals) as interrupted:
+        try:
+            yield bar, interrupted
+        finally:
+            if bar.live.is_started:
+                bar.stop()
+
+
+@contextmanager
 def progress_bar(
     quiet: bool, method: str, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
     """A callback that updates a progress bar, and an event that the first Ctrl-C sets to stop and keep the results."""
-    from unrelu.display.progress_bar import bar_of
-    from unrelu.runtime.interrupts import interruptible
-
     message = "stopping; the results so far will be written (Ctrl-C again to end at once)"
-    bar = bar_of(console_of(quiet), method, None)
-    with interruptible("" if quiet else message) as interrupted:
+    with interruptible_bar(quiet, method, message) as (bar, interrupted):
 
         def callback(progress: Progress) -> bool:
             bar.start()
@@ -134,13 +167,9 @@ def progress_bar(
             bar.update(bar.task_ids[0], completed=progress.done, total=progress.total, note=note)
             return interrupted.is_set()
 
-        try:
-            yield callback, interrupted
-            if not interrupted.is_set():
-                bar.update(bar.task_ids[0], completed=bar.tasks[0].total)
-        finally:
-            if bar.live.is_started:
-                bar.stop()
+        yield callback, interrupted
+        if not interrupted.is_set():
+            bar.update(bar.task_ids[0], completed=bar.tasks[0].total)
 
 
 def unmixed(statuses: Sequence[str], where: str) -> str:
@@ -151,6 +180,19 @@ def unmixed(statuses: Sequence[str], where: str) -> str:
     short = len(statuses) - mixed - not_mixed
     found = f"{mixed} mixed, {not_mixed} did not mix and {short} were not sampled to the end"
     return f"of {len(statuses)} posteriors, {found}; see {where}"
+
+
+def finish(
+    command: str, folder: OutputFolder, interrupted: threading.Event, rows: Sequence[Mapping[str, Any]], *texts: object,
+    problem: str = "", **more: Any,
+) -> None:  # fmt: skip
+    """End a command with a row for each observation: its document with how many have each status, or its texts."""
+    if folder.json:
+        counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
+        found = {"output": folder.output, "size": len(rows), "counts": counts, **more}
+        leave(command, {**found, "interrupted": interrupted.is_set(), "observations": rows})
+    show(folder.quiet or folder.json, *texts)
+    end(interrupted.is_set(), problem)
 
 
 def end(interrupted: bool, *problems: str) -> None:

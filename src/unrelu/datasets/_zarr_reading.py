@@ -14,6 +14,7 @@ import zarr
 from unrelu.datasets.data_set import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, json_limit, opened, read_bytes, shown_size
+from unrelu.runtime.file_writing import check_own_files
 
 # Codecs that keep the size of a chunk, and compressors whose chunks say, or bound, what they decompress to.
 _PLAIN, _COMPRESSORS = ("transpose", "bytes", "crc32c"), ("zstd", "gzip", "blosc")
@@ -32,9 +33,7 @@ def open_zarr(location: str, choose: Callable[[Sequence[str]], str], max_bytes: 
     which would run code of the store's author.
     """
     folder = Path(location)
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path} is a link or no file; only files in the store itself are read")
+    check_own_files(folder, "only files in the store itself are read")
     for path in (folder / "zarr.json", *folder.glob("*/zarr.json")):
         read_bytes(path, json_limit(max_bytes))
     node: Any = zarr.open(location, mode="r", zarr_format=3)

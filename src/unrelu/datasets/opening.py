@@ -16,8 +16,9 @@ from torch import Tensor
 from unrelu.datasets.data_set import DataSet, StoredArray
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
+from unrelu.runtime.words import listed
 
-_HDF5 = (".h5", ".hdf5")
+_HDF5, _PICTURES = (".h5", ".hdf5"), (".png", ".jpg", ".jpeg")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a folder of PNG or JPEG images"
 
 
@@ -60,14 +61,15 @@ def open_data(
 
 
 def _picture_files(given: Any) -> list[Path] | None:
-    """The files in a folder of images, or in a list of paths; None for anything else."""
-    from unrelu.datasets.pictures import picture_files  # noqa: PLC0415 -- for images only
-
+    """The files in a folder of images, sorted by name, or in a list of paths; None for anything else."""
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | os.PathLike) for each in given):
         return [Path(each) for each in given]
     if not isinstance(given, str | os.PathLike) or not Path(given).is_dir() or Path(given, "zarr.json").exists():
         return None
-    return picture_files(Path(given))
+    try:
+        return sorted(path for path in Path(given).iterdir() if path.suffix.lower() in _PICTURES and path.is_file())
+    except OSError as error:
+        raise InputError(f"{given} cannot be read as a folder of images: {error.strerror}") from error
 
 
 def _stored(
@@ -79,10 +81,10 @@ def _stored(
     if files is not None:
         if array is not None:
             raise InputError(f"{location}: images have no array {array!r}; leave array= (--array) out")
-        from unrelu.datasets.pictures import ENDINGS, Pictures  # noqa: PLC0415 -- needs Pillow
+        from unrelu.datasets.pictures import Pictures  # noqa: PLC0415 -- needs Pillow
 
         if not files:
-            raise InputError(f"{location} holds no file that ends in {', '.join(ENDINGS)}; pass {_KINDS}")
+            raise InputError(f"{location} holds no file that ends in {', '.join(_PICTURES)}; pass {_KINDS}")
         pictures = Pictures.of(files, size, nearest=what == "masks", max_bytes=most)
         white = float(np.iinfo(pictures.dtype).max) if pictures.dtype.kind == "u" else 1.0
         return DataSet(location, pictures, [path.name for path in files], white)
@@ -133,7 +135,7 @@ def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str], m
 
 def _choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
     """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one."""
-    held = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    held = listed(names)
     wanted = array or (name if name in names else names[0] if len(names) == 1 else None)
     if wanted in names:
         return str(wanted)

@@ -17,7 +17,6 @@ from unrelu.datasets.data_set import Shape
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
-ENDINGS = (".png", ".jpg", ".jpeg")
 # Pillow's modes that hold what the file says, and the types of their values. Others have a palette or transparency, and
 # what they should look like is a choice that the user has to make. Older Pillows read 16-bit files as "I".
 _MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uint16"}
@@ -76,14 +75,6 @@ class Pictures:
             first = f"{kind_of(self.shape[1:])} {self.dtype}"
             raise InputError(f"it is {kind_of(image.shape)} {image.dtype}; the first is {first}{way_out}")
         return image
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read as a folder of images: {error.strerror}") from error
 
 
 def decoded(

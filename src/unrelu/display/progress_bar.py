@@ -21,20 +21,17 @@ if TYPE_CHECKING:
 _EVERY = 0.1
 
 
-def bar_of(
-    console: Console, description: str, total: int | None, clock: bool = True, threaded: bool = True
-) -> Progress:
-    """A progress bar with one task: the number done of the total, a note, and with ``clock`` the elapsed time.
+def bar_of(console: Console, description: str, total: int | None, threaded: bool = True) -> Progress:
+    """A progress bar with one task: the number done of the total, a note, and the elapsed time.
 
     If it is ``threaded``, a thread of its own draws it. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
     standard output and error are not redirected.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
     bar = Progress(
-        *columns, *([TimeElapsedColumn()] if clock else []), console=console, auto_refresh=threaded,
-        redirect_stdout=threaded, redirect_stderr=threaded,
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), console=console, auto_refresh=threaded, redirect_stdout=threaded, redirect_stderr=threaded,
     )  # fmt: skip
     bar.add_task(description, total=total, note="")
     return bar

@@ -29,6 +29,7 @@ from unrelu.thresholds import SIGNIFICANCE
 
 # The most observations of an entry, and messages, that are shown.
 _FIRST, _MESSAGES = 8, 20
+_LEVELS = (0.0, 0.05, 0.5, 0.95, 1.0)
 # The columns whose spread is shown, and those of posteriors.
 _NUMBERS = {
     "residual_l2": "|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
@@ -187,10 +188,7 @@ def _spreads(columns: dict[str, npt.NDArray[Any]], what: dict[str, str]) -> list
 
 def _levels(values: npt.NDArray[Any]) -> list[str]:
     """Five quantiles of the known values: neither NaN, nor what whole numbers have in its place."""
-    known, levels = (
-        values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0],
-        (0.0, 0.05, 0.5, 0.95, 1.0),
-    )
+    known = values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
     # An infinite or huge value has no finite mean with its neighbour, so none is taken.
-    found = np.quantile(known, levels, method="closest_observation") if known.size else np.full(len(levels), np.nan)
+    found = np.quantile(known, _LEVELS, method="closest_observation") if known.size else [np.nan] * len(_LEVELS)
     return [number(float(value)) for value in found]

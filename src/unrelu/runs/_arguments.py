@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from unrelu.datasets.pictures import Pictures
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import MatrixFreeOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.named_parts import joined
-from unrelu.measurements.noise import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.measurements.working_units import searched
-from unrelu.methods import METHODS, Method, make, refuse
+from unrelu.methods import METHODS, make, refuse
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
@@ -45,14 +45,16 @@ def asked(
     options: dict[str, Any],
 ) -> tuple[Work, Observations, dict[str, Any]]:  # fmt: skip
     """What workers do, what they do it with, and the manifest. Arguments and errors are those of :func:`unrelu.run`."""
-    chosen = _method(method, options)
-    if not isinstance(names, Mapping):
-        raise OptionError(f"names={names!r} is no dictionary of texts")
-    data, noise, operator = _whole(as_generator(network), data, noise, operator)
+    if not isinstance(method, str):
+        raise OptionError(
+            f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as its folder keeps "
+            "what was run"
+        )
+    chosen, network = make(method, options), as_generator(network)
+    data, noise, operator = _whole(network, data, noise, operator)
     if whole_number("posterior", posterior, 0):
         checked(noise, prior or None, posterior)
-    source = open_data(data, array, size, max_bytes)
-    masked = None
+    source, masked = open_data(data, array, size, max_bytes), None
     if masks is not None:
         resized = size if isinstance(source.values, Pictures) else None
         masked = open_data(masks, None, resized, max_bytes, "masks")
@@ -60,23 +62,30 @@ def asked(
     prior = prior.of_names(network.names) if isinstance(prior, Normal) else prior
     if posterior:
         PriorTransform.of(box, prior if isinstance(prior, Normal) else None)
+    measured = _measured(network, source, masked, operator, searched(network, box, prior))
+    errors, scaling = parse_noise(noise), Scaling.parse(scale)
+    _check_noise(errors, measured, masked is not None)
+    if scale is None and isinstance(source.values, Pictures) and measured.output_shaped:
+        scaling = scale_of(network)
     stated = {"noise": noise, "bounds": box.ends, "norm": norm, "prior": prior, "time_limit": time_limit}
-    given, problem, scaling = _checked_data(network, source, masked, operator, stated | {"seed": seed}, scale, chosen)
-    measured = problem.stated.operator
+    blank, unchecked = np.zeros((1, measured.m), dtype=source.dtype), replace(scaling, checked=False)
+    problem = Problem.build(network, blank, operator=measured, scale=unchecked, seed=seed, **stated)
+    refuse(chosen, problem)
+    # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
+    given = operator if operator is None or isinstance(measured, MatrixFreeOperator) else measured
     columns = columns_of(
         network.latent_shape, network.output_shape, source.shape, posterior=posterior > 0,
         predictions=not (measured.output_shaped and measured.linear), named=len(network.names.coordinate_names),
     )  # fmt: skip
     work = Work(
-        network, given, masked is not None, source.shape, source.dtype, replace(scaling, checked=False), columns,
-        method, {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()}, stated,
-        int(seed), int(posterior),
+        network, given, masked is not None, source.shape, source.dtype, unchecked, columns, method,
+        {**METHODS[method].defaults(), **options}, stated, int(seed), int(posterior),
     )  # fmt: skip
-    observations = Observations(source, masked, work.measured, work.scaling)
+    observations = Observations(source, masked, work.measured, unchecked)
     if work.measured.output_shaped:  # measured values have units of their own
         values, seen, _ = observations.read(0, min(_SEEN, source.size))
         scaled = scaling.apply(values, source.dtype)
-        check_scale(network, scaled, seen, dtype=source.dtype, scaling=scaling, trim=parse_noise(noise).outliers)
+        check_scale(network, scaled, seen, dtype=source.dtype, scaling=scaling, trim=errors.outliers)
     length = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else whole_number("chunk", chunk, 1)
     return work, observations, manifest_of(work, observations, problem, min(length, source.size), names)
 
@@ -92,32 +101,8 @@ def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[An
     return whole
 
 
-def _method(method: Any, options: dict[str, Any]) -> Method:
-    """The method with its options."""
-    if not isinstance(method, str):
-        raise OptionError(
-            f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as its folder keeps "
-            "what was run"
-        )
-    if "sequence" in options:
-        raise OptionError(
-            f"sequence={options['sequence']!r}: a run computes its chunks in any order, so that no observation can "
-            "start from the one before; call unrelu.invert on each sequence"
-        )
-    return make(method, options)
-
-
-def _checked_data(
-    network: Generator, source: DataSet, masks: DataSet | None, operator: Any, stated: dict[str, Any], scale: Any,
-    method: Method,
-) -> tuple[Any, Problem, Scaling]:  # fmt: skip
-    """Refuse observations, masks and an operator that do not belong together, or what the method cannot invert.
-
-    Returns:
-        The operator as the workers get it: checked, and code written out as a matrix where that is small. The problem
-        of an observation of zeros. And the scaling, which for images is that of the generator by default.
-    """
-    as_generator(network)
+def _measured(network: Generator, source: DataSet, masks: DataSet | None, operator: Any, tried: Generator) -> Operator:
+    """The operator, checked; observations, masks and an operator that do not belong together are refused."""
     if masks is not None and operator is not None:
         raise InputError("masks= and operator= were both given; pass one of them")
     if masks is not None and masks.size != source.size:
@@ -125,29 +110,21 @@ def _checked_data(
             f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
-    tried = searched(network, Bounds.parse(stated["bounds"], network.latent_shape), stated["prior"])
     measured = read_operator(operator, network.output_shape, (1, *source.shape), tried)
     if measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
-    who = "the generator puts out" if operator is None else "operator= gives"
-    _check_shape("observations", source, measured.shape, who)
-    noise = parse_noise(stated["noise"])
+    _check_shape("observations", source, measured.shape)
     if masks is not None:
-        _check_shape("masks", masks, network.output_shape, "the generator puts out")
-        if noise.cholesky() is not None:
-            raise InputError(f"noise={noise} is for observations that show the same entries; pass one as operator=")
+        _check_shape("masks", masks, network.output_shape)
+    return measured
+
+
+def _check_noise(noise: Noise, measured: Operator, masked: bool) -> None:
+    """Refuse noise that is not alike for all observations."""
+    if masked and noise.cholesky() is not None:
+        raise InputError(f"noise={noise} is for observations that show the same entries; pass one as operator=")
     if noise.entrywise and noise.spread(measured.shape, 2).ndim > 1:
         raise InputError(f"noise={noise} differs between observations; pass the array of one, for all of them")
-    scaling = Scaling.parse(scale)
-    if scale is None and isinstance(source.values, Pictures) and measured.output_shaped:
-        scaling = scale_of(network)
-    blank = np.zeros((1, measured.m), dtype=source.dtype)
-    problem = Problem.build(network, blank, operator=measured, scale=replace(scaling, checked=False), **stated)
-    refuse(method, problem)
-    if operator is None:
-        return None, problem, scaling
-    # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
-    return operator if isinstance(measured, MatrixFreeOperator) else measured, problem, scaling
 
 
 def check_outside(folder: Path, *sources: DataSet | None) -> None:
@@ -158,19 +135,13 @@ def check_outside(folder: Path, *sources: DataSet | None) -> None:
             raise InputError(f"{source.location} lies in {folder}, the folder of the results; name another folder")
 
 
-def _check_shape(what: str, source: DataSet, wanted: tuple[int, ...], who: str) -> None:
+def _check_shape(what: str, source: DataSet, wanted: tuple[int, ...]) -> None:
     """Shapes are equal but for axes of length 1, or one of the two is flat."""
     given, asked = (tuple(n for n in shape if n != 1) for shape in (source.shape, wanted))
     flat = math.prod(given) == math.prod(asked) and min(len(given), len(asked)) <= 1
     if given != asked and not flat:
         raise InputError(
-            f"{source.location} has {what} of shape {source.shape}, and {who} {wanted}: reshape or transpose "
-            "them, resize images with size=(height, width) (--size), or choose the data set or generator that fits"
+            f"{source.location} has {what} of shape {source.shape}, and the generator puts out {wanted}, or what "
+            "operator= makes of it: reshape or transpose them, resize images with size=(height, width) (--size), or "
+            "choose the data set or generator that fits"
         )
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and fractions as Python's, which JSON has."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return float(value) if isinstance(value, Fraction) else value

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import Any
+from itertools import chain
 
 from unrelu.errors import OptionError, SolverError, UnreluError
 from unrelu.runs.chunk_work import Chunk, Outcome, Work
-from unrelu.runtime.interrupts import STOPS, fresh_processes, without_interrupts
+from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 
 # Chunks handed out for each worker: one at work, and one that waits for it.
 _AHEAD = 2
 # Times that workers may die with no chunk finished in between.
 _LIVES = 3
 _KEPT = "what is finished is kept: run it again"
-
-
-class _Here(Executor):
-    """This process, which computes a chunk when it is handed out."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*arguments, **keywords))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def computed(
@@ -54,21 +41,25 @@ def computed(
         OptionError: the work cannot be sent to other processes.
         SolverError: workers die again and again.
     """
-    here = executor is None and workers == 1
-    submitted, ahead = (work.compute, 1) if here else (partial(_compute, _pickled(work)), workers * _AHEAD)
-
-    def pools() -> AbstractContextManager[Executor]:
-        return nullcontext(executor or _Here()) if executor or here else fresh_processes(workers)
-
-    source, left, lives = iter(chunks), deque[Chunk](), _LIVES
+    source = iter(chunks)
+    if executor is None and workers == 1:
+        while not stopped() and (chunk := next(source, None)) is not None:
+            yield chunk, work.compute(chunk)
+        return
+    submitted, lives = partial(_compute, _pickled(work)), _LIVES
     while True:
         pending: dict[Future[Outcome], Chunk] = {}
         try:
-            with pools() as pool:
-                for chunk, outcome in _through(pool, submitted, ahead, source, left, pending, stopped):
-                    lives = _LIVES
-                    yield chunk, outcome
-            return
+            with nullcontext(executor) if executor else fresh_processes(workers) as pool:
+                while True:
+                    while len(pending) < workers * _AHEAD and not stopped() and (chunk := next(source, None)):
+                        pending[_handed_out(pool, submitted, chunk)] = chunk
+                    if not pending:
+                        return
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        yield pending[future], _result(future, pending[future])
+                        del pending[future]
+                        lives = _LIVES
         except BrokenProcessPool as error:
             lives -= 1
             if executor is not None or not lives:
@@ -78,33 +69,21 @@ def computed(
                     "again, perhaps with fewer workers or smaller chunks"
                 ) from error
             dead = list(pending.values())
-            left.extend([*dead[1:], *dead[:1]])  # the one that may have killed its worker comes last
+            source = chain(dead[1:], dead[:1], source)  # the one that may have killed its worker comes last of them
         yield "a worker process was killed; its chunks are computed again"
 
 
-def _through(
-    pool: Executor, submitted: Callable[[Chunk], Outcome], ahead: int, source: Iterator[Chunk], left: deque[Chunk],
-    pending: dict[Future[Outcome], Chunk], stopped: Callable[[], bool],
-) -> Iterator[tuple[Chunk, Outcome]]:  # fmt: skip
-    """What becomes of chunks: of those left over, then of the source. ``pending`` are handed out and not finished."""
-    while True:
-        while len(pending) < ahead and not stopped():
-            chunk = left.popleft() if left else next(source, None)
-            if chunk is None:
-                break
-            try:
-                with without_interrupts(STOPS):  # a process that is started meanwhile blocks them for good
-                    pending[pool.submit(submitted, chunk)] = chunk
-            except BrokenExecutor:
-                left.appendleft(chunk)
-                raise
-            except RuntimeError as error:
-                raise OptionError(f"executor= takes no chunk: {error}") from error
-        if not pending:
-            return
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            yield pending[future], _result(future, pending[future])
-            del pending[future]
+def _handed_out(pool: Executor, submitted: Callable[[Chunk], Outcome], chunk: Chunk) -> Future[Outcome]:
+    """The future of a chunk; it has failed where the pool is broken."""
+    try:
+        with without_interrupts():  # a process that is started meanwhile blocks them for good
+            return pool.submit(submitted, chunk)
+    except BrokenExecutor as error:
+        lost: Future[Outcome] = Future()
+        lost.set_exception(error)
+        return lost
+    except RuntimeError as error:
+        raise OptionError(f"executor= takes no chunk: {error}") from error
 
 
 def _result(future: Future[Outcome], chunk: Chunk) -> Outcome:

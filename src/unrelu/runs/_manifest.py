@@ -9,8 +9,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unrelu._version import __version__
 from unrelu.datasets.data_set import Observations
 from unrelu.errors import InputError, OptionError
@@ -19,27 +17,23 @@ from unrelu.methods import METHODS
 from unrelu.models.code_prior import Normal
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
-from unrelu.runs._description import expected_residuals, objective, question
 from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runs.columns import Column, columns_of
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
+from unrelu.runtime.words import count, listed, shown
 
 MANIFEST = "manifest.json"
-_FORMAT = "unrelu run 2"
-# What is not known of a machine.
-_NOTHING: tuple[Any, ...] = (None, "", [], "not installed")
-_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-# What a manifest says, and of which types: a damaged or forged one is refused at once.
-_ENTRIES: dict[str, tuple[type, ...]] = {
-    "version": (str,), "model.sha256": (str,), "model.latent_shape": (list,), "model.output_shape": (list,),
-    "model.names": (list,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,), "data.scale": (str,),
-    "data.sha256": (str,), "operator": _TEXT, "masks": (bool,), "predictions": (bool,), "method": (str,),
-    "options": (dict,), "noise": _TEXT, "noise_sha256": _TEXT, "bounds": (list, type(None)), "norm": _TEXT,
-    "prior": (int, float, dict), "posterior": (int,), "time_limit": _NUMBER, "seed": (int,), "chunk": (int,),
-    "statuses": (list,), "about.data": (str,), "about.noise": (str,), "about.question": (dict,),
-    "about.machine": (dict,), "about.objective": (str,), "about.expected": (dict,), "about.uniform_p": (bool,),
-    "about.layerwise": (bool,),
+_FORMAT = "unrelu run 3"
+# Coordinates whose bounds are shown.
+_SHOWN = 6
+# What is read of a manifest, and of which types: a damaged or forged one is refused at once.
+_ENTRIES: dict[str, type] = {
+    "model.sha256": str, "model.latent_shape": list, "model.output_shape": list, "model.names": list, "data.size": int,
+    "data.shape": list, "data.sha256": str, "predictions": bool, "masks": bool, "method": str, "posterior": int,
+    "chunk": int, "statuses": list, "operator": object, "norm": object, "about.data": str,
+    "about.noise": str, "about.question": dict, "about.machine": dict, "about.objective": str, "about.expected": dict,
+    "about.uniform_p": bool, "about.layerwise": bool,
 }  # fmt: skip
 
 
@@ -85,24 +79,20 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
             "directory": os.getcwd(),
             "noise": str(given.noise) if given.noise.stated else "",
             "question": {"model": texts.get("model", "a network from Python"), "data": texts["data"]}
-            | question(work, observations, problem, chunk),
-            "machine": {name: _text(value) for name, value in describe().items() if value not in _NOTHING},
-            "objective": objective(work, problem),
-            "expected": expected_residuals(work, problem),
+            | _question(work, observations, problem, chunk),
+            "machine": {name: str(value).strip("[]") for name, value in describe().items() if value},
+            "objective": _objective(work, problem),
+            "expected": _expected_residuals(work, problem),
             "uniform_p": not given.noise.without_density,
             "layerwise": METHODS[work.method].layerwise,
         },
     }  # fmt: skip
     try:
-        manifest: dict[str, Any] = json.loads(json.dumps(found))
+        manifest: dict[str, Any] = json.loads(json.dumps(found, default=float))  # numbers of NumPy, and fractions
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
     return manifest
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -113,13 +103,8 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if isinstance(one, dict) and isinstance(other, dict):
             said += [f"{name}.{inner}" for inner in differences(one, other)]
         elif one != other:
-            said.append(f"{name} is {_short(one)}, asked for is {_short(other)}")
+            said.append(f"{name} is {shown(one)}, asked for is {shown(other)}")
     return said
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:40] + "..."
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -154,20 +139,81 @@ def columns_in(manifest: dict[str, Any]) -> tuple[Column, ...]:
 def _check(manifest: dict[str, Any]) -> None:
     """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
     if manifest["format"] != _FORMAT:
-        raise ValueError(f"format {_short(manifest['format'])}")
-    for name, kinds in _ENTRIES.items():
+        raise ValueError(f"format {shown(manifest['format'])}")
+    for name, kind in _ENTRIES.items():
         value: Any = reduce(lambda entry, key: entry[key], name.split("."), dict[str, Any](manifest))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError(f"{name} is {_short(value)}")
+        if type(value) is not kind and kind is not object:
+            raise TypeError(f"{name} is {shown(value)}")
     model, data = manifest["model"], manifest["data"]
     for shape in (model["latent_shape"], model["output_shape"], data["shape"], [data["size"], manifest["chunk"]]):
         if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48 or len(shape) > 32:
-            raise ValueError(f"a shape is {_short(shape)}")
-    about, names = manifest["about"], model["names"]
-    own = [about[name] for name in ("model", "masks", "command", "directory") if name in about]
-    texts = (*names, *manifest["statuses"], *about["question"].values(), *about["machine"].values(), *own)
-    if not all(isinstance(text, str) for text in texts) or len(names) not in (0, math.prod(model["latent_shape"])):
-        raise ValueError("a text is none, or coordinates have names and their number differs")
-    if not all(type(size) in (int, float) and abs(size) < 1e300 for size in about["expected"].values()):
-        raise ValueError(f"about.expected is {_short(about['expected'])}")
-    np.dtype(data["dtype"])
+            raise ValueError(f"a shape is {shown(shape)}")
+    names = model["names"]
+    texts = all(isinstance(text, str) for text in (*names, *manifest["statuses"]))
+    if not texts or len(names) not in (0, math.prod(model["latent_shape"])):
+        raise ValueError("a name or a status is no text, or coordinates have names and their number differs")
+    if not all(type(size) in (int, float) and abs(size) < 1e300 for size in manifest["about"]["expected"].values()):
+        raise ValueError(f"about.expected is {shown(manifest['about']['expected'])}")
+
+
+# --- the same in words, for people who read the folder without the data and the network -------------------------------
+
+
+def _question(work: Work, observations: Observations, problem: Problem, chunk: int) -> dict[str, str]:
+    """The data, the method and everything else that decides the results, in words."""
+    network, data, stated, noise = work.network, observations.data, work.stated, problem.stated.noise
+    prior, rounded = stated["prior"], f"{noise}, as data of {data.dtype} are rounded" if noise.stated else "not stated"
+    usual = "Normal(0, 1), or uniform between two finite bounds"
+    kind = "the whole output" if work.operator is None else f"{work.measured.kind}: {_shape(data.shape)} measurements"
+    facts = {
+        "maps": f"codes of {_shape(network.latent_shape)} to outputs of {_shape(network.output_shape)}",
+        "coordinates": ", ".join(network.names.parameter_names) if network.names.coordinate_names else "",
+        "holds": f"{count(data.size, 'observation')} of shape {_shape(data.shape)}, {data.dtype}",
+        "scaled to": str(work.scaling),
+        "measured": "a mask for every observation" if work.masked else kind,
+        "method": work.method,
+        "options": ", ".join(f"{name}={value!r}" for name, value in sorted(work.options.items())),
+        "noise": rounded if stated["noise"] is None else str(noise),
+        "bounds": _bounds(Bounds.parse(stated["bounds"], network.latent_shape)),
+        "norm": stated["norm"] or problem.norm,
+        "prior": str(prior) if isinstance(prior, Normal) else f"{prior:g} |z|²" if prior else "none",
+        "posterior": f"{count(work.draws, 'draw')} of each chain; codes {prior or usual}" if work.draws else "",
+        "seed": str(work.seed),
+        "chunk": f"{count(chunk, 'observation')}, inverted together",
+        "time limit": f"{stated['time_limit']:g} s a chunk" if stated["time_limit"] else "none",
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _bounds(box: Bounds) -> str:
+    """The bounds of the codes, of a few coordinates one by one."""
+    each = [f"[{low:g}, {high:g}]" for low, high in zip(box.lower.ravel(), box.upper.ravel(), strict=True)]
+    if len(set(each)) == 1:
+        return "none" if box.none else f"{each[0]} of every latent coordinate"
+    return f"{listed(each, _SHOWN)} of the latent coordinates"
+
+
+def _objective(work: Work, problem: Problem) -> str:
+    """What the column of that name holds."""
+    noise, norm = problem.stated.noise, problem.norm
+    term = (
+        f" + {problem.prior:g} {'|z|²' if problem.normal is None else '|(z - mean) / std|²'}" if problem.prior else ""
+    )
+    if noise.likelihood is not None:
+        return f"deviance{term}"
+    kind = {"l2": "squared l2 residual", "huber": f"Huber loss ({work.stated['norm']})"}.get(norm, f"{norm} residual")
+    if noise.entrywise:
+        return f"{'chi-square' if norm == 'l2' else kind}{term}, whitened"
+    return f"{kind}{term}, {'' if norm in ('l1', 'linf') else 'squared '}units of the data"
+
+
+def _expected_residuals(work: Work, problem: Problem) -> dict[str, float]:
+    """The residual that the stated noise leaves, S sqrt(m) in l2, and its largest entry, where these are known."""
+    noise = problem.stated.noise
+    sizes = {"residual_l2": math.sqrt(noise.mean_square * work.measured.m), "residual_linf": noise.bound}
+    hidden = work.masked or not work.measured.seen(1).all()
+    return {} if hidden else {name: size for name, size in sizes.items() if math.isfinite(size)}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))  # noqa: RUF001 -- the sign of a product

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unrelu.datasets.data_set import Observations
-from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
+from unrelu.errors import HostError, InputError, OptionError, OutputExistsError
 from unrelu.measurements.noise import Noise
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
@@ -51,9 +51,6 @@ class RunProgress:
     size: int = 0
 
 
-_Callback = Callable[[RunProgress], Any]
-
-
 @computing()
 def run(
     network: Generator,
@@ -79,7 +76,7 @@ def run(
     scale: str | tuple[float, float] | None = None,
     max_bytes: int = MAX_BYTES,
     overwrite: bool = False,
-    callback: _Callback | None = None,
+    callback: Callable[[RunProgress], Any] | None = None,
     names: dict[str, str] | None = None,
     **options: Any,
 ) -> Run:
@@ -179,11 +176,19 @@ def run(
             write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
         begun = _written(open_run(folder))
         with stoppable("stopping when the running chunks are finished (Ctrl-C again to end at once)") as interrupted:
-            report = _Report(begun, callback, interrupted)
+            done, stop = begun.done, False
+
+            def report(warning: str = "", record: Record | None = None) -> None:
+                nonlocal done, stop
+                done += 0 if record is None else record.stop - record.start
+                if callback is not None and callback(RunProgress(warning, record, done, begun.size)):
+                    stop = True
+
+            report()
             left = (i for i in range(begun.chunks) if i not in begun.records)
             chunks = (_read(observations, i, manifest["chunk"]) for i in left)
             count = min(workers, max(1, begun.chunks - len(begun.records)))
-            for found in computed(work, chunks, count, executor, report.stopped):
+            for found in computed(work, chunks, count, executor, lambda: stop or interrupted.is_set()):
                 if isinstance(found, str):
                     report(found)
                     continue
@@ -202,25 +207,6 @@ def _written(run: Run) -> Run:
         return Counter(status.tolist()) == record.counts and int(failed.sum()) == record.failed
 
     return replace(run, records={chunk: record for chunk, record in run.records.items() if there(record)})
-
-
-class _Report:
-    """Calls the callback, and knows whether the run is to stop."""
-
-    def __init__(
-        self, run: Run, callback: Callable[[RunProgress], Any] | None, interrupted: Callable[[], bool]
-    ) -> None:
-        self._done, self._size, self._callback, self._interrupted = run.done, run.size, callback, interrupted
-        self._stop = False
-        self()
-
-    def __call__(self, warning: str = "", record: Record | None = None) -> None:
-        self._done += 0 if record is None else record.stop - record.start
-        if self._callback is not None and self._callback(RunProgress(warning, record, self._done, self._size)):
-            self._stop = True
-
-    def stopped(self) -> bool:
-        return self._stop or self._interrupted()
 
 
 def _read(observations: Observations, index: int, length: int) -> Chunk:
@@ -269,31 +255,25 @@ def _workers(network: Generator, workers: int | None, executor: Executor | None)
     return int(workers or (1 if here else cores()))
 
 
-def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest of the run that the folder holds; None where there is none, or where it is to be removed."""
+def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the folder holds the same run, which is resumed; what holds something else is refused."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; name a folder for the results")
         if overwrite or not folder.exists() or _untouched(folder):
-            return None
+            return False
     except OSError as error:
         raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
     if not (folder / MANIFEST).is_file():
         raise OutputExistsError(
             f"{folder} exists and holds no run; choose another folder, or pass overwrite=True (--overwrite)"
         )
-    return read_manifest(folder)
-
-
-def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds the same run, which is resumed."""
-    begun = _begun(folder, overwrite)
-    if begun and (different := differences(begun, wanted)):
+    if different := differences(read_manifest(folder), wanted):
         raise InputError(
             f"{folder} holds another run: {'; '.join(different)}; repeat its call to resume it, choose another "
             "folder, or pass overwrite=True (--overwrite) to begin again"
         )
-    return begun is not None
+    return True
 
 
 def _untouched(folder: Path) -> bool:
@@ -304,11 +284,9 @@ def _untouched(folder: Path) -> bool:
 
 def _forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay. The manifest goes first."""
-    try:
+    with storing(folder, "name another folder"):
         for name in (MANIFEST, "report.html"):
             (folder / name).unlink(missing_ok=True)
         if (folder / STORE).exists():
             shutil.rmtree(folder / STORE)
         journal.truncate(0)
-    except OSError as error:
-        raise StorageError(f"{error.filename or folder} cannot be removed: {error.strerror}") from error

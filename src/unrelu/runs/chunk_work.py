@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -241,8 +240,5 @@ def _messages(result: Inversion) -> Iterator[tuple[int, str, bool]]:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error of ours; of another, also what it is and where it was raised."""
-    if isinstance(error, UnreluError):
-        return str(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(last.filename)}, line {last.lineno})"
+    """The message of an error of ours; of another, also what it is."""
+    return str(error) if isinstance(error, UnreluError) else f"{type(error).__name__}: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,12 @@ from unrelu.sampling.sampled_chains import interval_of
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
+# The types of the numbers that the verdict on an observation is made of.
+_REAL = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
+_NUMBERS = {
+    "success": "|b1", **dict.fromkeys(_REAL, "<f8"), "freedom": "<i8", "rank": "<i8", "identifiable": "|b1",
+    "nit": "<i8", "seconds": "<f8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,45 +65,31 @@ def columns_of(
             coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
         named: the number of coordinates if they have names; ``parameters`` is what is reported by name.
     """
-    numbers = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
-    drawn = (
-        *(Column(name, latent, "<f8") for name in ("mean", "std", "lower", "upper")),
-        Column("reconstruction_std", output, "<f8"),
-        Column("posterior_status", (), "|u1"),
-        *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
-    )
     return (
         Column("codes", latent, "<f8"),
         Column("reconstructions", output, "<f8"),
         Column("residuals", observation, "<f4"),
         *([Column("predictions", observation, "<f4")] if predictions else []),
         Column("status", (), "|u1"),
-        Column("success", (), "|b1"),
-        *(Column(name, (), "<f8") for name in numbers),
-        Column("freedom", (), "<i8"),
-        Column("rank", (), "<i8"),
-        Column("identifiable", (), "|b1"),
-        Column("nit", (), "<i8"),
-        Column("seconds", (), "<f8"),
+        *(Column(name, (), kind) for name, kind in _NUMBERS.items()),
         *([Column("parameters", (named,), "<f8")] if named else []),
-        *(drawn if posterior else ()),
+        *(
+            (
+                *(Column(name, latent, "<f8") for name in ("mean", "std", "lower", "upper")),
+                Column("reconstruction_std", output, "<f8"),
+                Column("posterior_status", (), "|u1"),
+                *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
+            )
+            if posterior
+            else ()
+        ),
     )
 
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
     """What the verdict on every observation is made of, (B,), by the names of columns; ``residual`` is (B, m)."""
-    found = {
-        "success": result.success,
-        **{name: getattr(result, name) for name in ("p_value", *TESTS, "confidence")},
-        "objective": result.fun,
-        **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")},
-        "freedom": result.freedom,
-        "rank": result.rank,
-        "identifiable": result.identifiable,
-        "nit": result.nit,
-        "seconds": result.seconds,
-    }
-    return {name: np.atleast_1d(values) for name, values in found.items()}
+    own = {"objective": result.fun, **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")}}
+    return {name: np.atleast_1d(own[name] if name in own else getattr(result, name)) for name in _NUMBERS}
 
 
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
@@ -110,14 +101,3 @@ def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
         **{name: codes[:, j] for j, name in enumerate(("mean", "std", "lower", "upper"))},
         **{name: np.array([one.worst(name)[0] for one in chains]) for name in ("rhat", "ess", "tail_ess")},
     }
-
-
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it: Python's numbers in place of NumPy's, and None for those that are not finite."""
-    return {name: number_or_none(value) for name, value in row.items()}
-
-
-def number_or_none(value: Any) -> Any:
-    """A number as Python's; None where it is not finite."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -95,12 +95,9 @@ def _record(line: Any) -> Record | None:
             line[name] = {int(i): str(text) for i, text in line[name].items()}
         record = Record(**line)
         numbers = (record.chunk, record.start, record.stop, record.success, record.failed, *record.counts.values())
-        sound = (
-            all(type(n) is int and 0 <= n < 2**48 for n in numbers)
-            and all(math.isfinite(seconds) for seconds in (record.seconds, record.at))
-            and isinstance(record.worker, str)
-            and sum(record.counts.values()) == record.stop - record.start > 0
-        )
+        sound = all(type(n) is int and 0 <= n < 2**48 for n in numbers) and isinstance(record.worker, str)
+        sound &= math.isfinite(record.seconds + record.at)
+        sound &= sum(record.counts.values()) == record.stop - record.start > 0
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     return record if sound else None

@@ -21,10 +21,9 @@ from unrelu.result import TELLING, Status, message_of
 from unrelu.result.verdict_text import data_frame, printed_verdicts
 from unrelu.runs._manifest import columns_in, read_manifest
 from unrelu.runs._store import Store
-from unrelu.runs.columns import plain
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runtime.array_types import Index
-from unrelu.runtime.file_writing import locked
+from unrelu.runtime.file_writing import as_json, locked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -211,8 +210,8 @@ class Run:
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
                 named = {"index": index, "name": record.names.get(index), "status": status, "message": message}
-                parameters = plain(dict(zip(self.names, codes[i], strict=True))) if self.names else {}
-                yield plain(named | row) | ({"parameters": parameters} if parameters else {})
+                parameters = {"parameters": dict(zip(self.names, codes[i], strict=True))} if self.names else {}
+                yield dict(as_json(named | row | parameters))
 
 
 def open_run(folder: str | Path) -> Run:

@@ -35,8 +35,6 @@ _JSON_EXPANDS = 32
 _SMALL, _DENSER = 2**26, 500
 # The most characters in the name of an array, and the most axes that every version of NumPy supports.
 _NAME, _AXES = 1000, 32
-# File types by their letters in `ls -l`; every other type is a device.
-_SPECIAL = {"d": "a folder", "p": "a named pipe (FIFO)", "s": "a socket"}
 
 
 def check_limit(max_bytes: object) -> int:
@@ -66,8 +64,7 @@ def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[Binar
             raise InputError(f"{path} is a link that leads out of {within}; put the file itself there")
         found = os.stat(path)  # opening a FIFO waits for a writer, and opening a device may have an effect
         if not stat.S_ISREG(found.st_mode):
-            kind = _SPECIAL.get(stat.filemode(found.st_mode)[0], "a device")
-            raise InputError(f"{path} is {kind}; pass a regular file")
+            raise InputError(f"{path} is a folder, a pipe or a device; pass a regular file")
         stream = open(path, "rb")  # noqa: SIM115 -- closed below
     with stream:
         yield stream, found.st_size

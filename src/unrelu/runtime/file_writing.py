@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,12 +66,23 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, lines, "free space, or name another folder")
 
 
-def check_own_files(folder: Path) -> None:
-    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
+def as_json(value: Any) -> Any:
+    """The value as JSON types: NumPy's become Python's, numbers that are not finite None, other objects their text."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(name): as_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def check_own_files(folder: Path, why: str = "results are written there: remove it, or name another folder") -> None:
+    """Refuse a folder with links, which lead elsewhere, or pipes, which wait for ever."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            what = "a link" if path.is_symlink() else "no file"
-            raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
+            raise InputError(f"{path} is a link or no file; {why}")
 
 
 @contextmanager

@@ -29,18 +29,15 @@ from threadpoolctl import ThreadpoolController
 from unrelu.errors import HostError
 
 _FORKED = (
-    "PyTorch cannot compute this in a forked process, as its parent has used the GPU",
-    "start processes with multiprocessing's 'spawn' or 'forkserver'",
+    "PyTorch cannot compute this in a forked process, as its parent has used the GPU ({}); start processes with "
+    "multiprocessing's 'spawn' or 'forkserver'"
 )
 # Parts of PyTorch's messages, what they mean, and what to do then.
 _REFUSALS = {
     "Cannot re-initialize CUDA in forked subprocess": _FORKED,
     "Unable to handle autograd's threading": _FORKED,
-    "DefaultCPUAllocator: can't allocate memory": (
-        "the memory of this machine is too small",
-        "invert fewer observations at once",
-    ),
-    "out of memory": ("the memory of the device is full", "invert fewer observations at once, or on the CPU"),
+    "can't allocate memory": "the memory of this machine is too small ({}); invert fewer observations at once",
+    "out of memory": "the memory of the device is full ({}); invert fewer observations at once, or on the CPU",
 }
 # OpenMP's omp_pause_hard: free all resources.
 _HARD = 2
@@ -85,9 +82,9 @@ def computing(one_thread: bool = False) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            for said, (meaning, advice) in _REFUSALS.items():
+            for said, meaning in _REFUSALS.items():
                 if said in str(error):
-                    raise HostError(f"{meaning} ({str(error).splitlines()[0]}); {advice}") from error
+                    raise HostError(meaning.format(str(error).splitlines()[0])) from error
             raise
 
 

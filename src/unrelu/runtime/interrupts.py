@@ -20,7 +20,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -29,11 +29,11 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
-    """Have a handler for signals until the end of the context; yield the handlers before."""
+def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have a handler for signals until the end of the context."""
     before = {number: signal.signal(number, handler) for number in signals}
     try:
-        yield before
+        yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
@@ -43,7 +43,7 @@ def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> I
 def interruptible(
     first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets, so that work can stop in order; a second Ctrl-C ends at once.
+    """Yield an event that the first Ctrl-C sets, so that work can stop in order; a second one is a KeyboardInterrupt.
 
     Args:
         first: message on standard error after the first Ctrl-C; none if empty.
@@ -53,35 +53,26 @@ def interruptible(
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
-        said = second if interrupted.is_set() else first
-        if said:  # not through Python's buffers, which the interrupted code may be using
+        again = interrupted.is_set()
+        if said := second if again else first:  # not through Python's buffers, which the interrupted code may be using
             with suppress(OSError):
                 os.write(2, f"{said}\n".encode())
-        if interrupted.is_set():
-            if callable(before[number]):
-                before[number](number, frame)
+        if again:
             raise KeyboardInterrupt
         interrupted.set()
 
-    with _handled(signals, interrupt) as before:
+    with _handled(signals, interrupt):
         yield interrupted
 
 
-@contextmanager
-def stoppable(first: str) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed, so that work can stop in order; a second Ctrl-C raises.
+def stoppable(first: str) -> AbstractContextManager[threading.Event]:
+    """:func:`interruptible`, with an event that is never set where Ctrl-C raises nothing.
 
-    It never says so where Ctrl-C raises nothing: outside of the main thread, and where it is handled already.
-
-    Args:
-        first: message on standard error after the first Ctrl-C.
+    That is outside of the main thread, and where it is handled already.
     """
     handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    if handled or threading.current_thread() is not threading.main_thread():
-        yield bool
-        return
-    with interruptible(first) as interrupted:
-        yield interrupted.is_set
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    return nullcontext(threading.Event()) if handled or elsewhere else interruptible(first)
 
 
 @contextmanager
@@ -101,8 +92,8 @@ def interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def without_interrupts(signals: tuple[int, ...] = (signal.SIGINT,)) -> Iterator[None]:
-    """Block signals until the end of the context, and permanently in processes started in it, if the system can.
+def without_interrupts() -> Iterator[None]:
+    """Block both signals until the end of the context, and for good in processes started in it, if the system can.
 
     Otherwise they would kill a process that is just starting.
     """
@@ -110,7 +101,7 @@ def without_interrupts(signals: tuple[int, ...] = (signal.SIGINT,)) -> Iterator[
         yield
         return
     resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(signals))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:

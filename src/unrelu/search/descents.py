@@ -31,8 +31,9 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search import _schedules
 from unrelu.search._schedules import BATCH_COST, STEP_COST, Schedule
 from unrelu.search.sample_cache import SampleCache
+from unrelu.thresholds import SAME_OPTIMUM
 
-# ENOUGH_DECREASE for large generators: restarts that end earlier do not agree to 1%.
+# ENOUGH_DECREASE of L-BFGS steps: restarts that end earlier do not agree to 1%.
 _ENOUGH_DECREASE_LARGE = 3e-5
 # The predicted decrease at which a refinement by L-BFGS ends: codes of a residual generator 64 -> 512 -> 784 are then
 # within 1e-6 of what smaller ones reach.
@@ -224,7 +225,7 @@ class BatchDescents:
         if self.schedule.limited_memory:
             state = LimitedMemorySteps(self.objective, at, each, _ENOUGH_DECREASE_LARGE, floor)
         else:
-            tiny = _ENOUGH_DECREASE_LARGE if self.schedule.large else ENOUGH_DECREASE
+            tiny = 0.1 * SAME_OPTIMUM if self.schedule.large else ENOUGH_DECREASE
             state = LevenbergMarquardtSteps(
                 self.objective, at, each, damping=damping, tiny_decrease=tiny, enough=floor, ceiling=top
             )
