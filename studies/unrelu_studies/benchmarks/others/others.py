@@ -54,7 +54,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     if part == "posterior":
         return measure_posterior(command.data, int(name), command.seed, command.quick)
     if part == "planck":
-        return measure_planck(command.data, command.seed)
+        return measure_planck(command.data, command.seed, command.quick)
     return measure_design(str(name), command.seed, command.quick)
 
 
@@ -99,7 +99,17 @@ def _planck(results: Results) -> str:
         ),
     )
     said = f"Chi-square {r['chi-square']:.1f} of {r['bins']} bins, p = {r['p']:.2f}, confidence {r['confidence']:.3f}"
-    return f"{parameters}\n\n{said}, status {r['status']}, {short(r['seconds'])} s of the processor."
+    profile, posterior, mocks = r["profile"], r["posterior"], r["mocks"]
+    (low, high), (mean, deviation) = profile["interval"], posterior["h"]
+    return " ".join([
+        f"{parameters}\n\n{said}, status {r['status']}, {short(r['seconds'])} s of the processor.",
+        f"Profile of h: {profile['values']} values, {profile['sure']} of them sure, within {profile['off by']:.1e} of",
+        f"fits of their own in chi-square, interval {low:.5g} to {high:.5g}, {short(profile['seconds'])} s.",
+        f"Posterior: {posterior['status']}, h = {mean:.4f} ± {deviation:.4f}, {short(posterior['seconds'])} s.",
+        f"{mocks['spectra']} mock spectra: {mocks['at most the truth']:.0%} at or below the truth's chi-square,",
+        f"{mocks['sure']:.0%} sure, {mocks['sure and wrong']} of these wrong, p-values uniform with p =",
+        f"{mocks['p uniform']:.2f}, {short(mocks['seconds'])} s each.",
+    ])  # fmt: skip
 
 
 def _designs(results: Results) -> str:
