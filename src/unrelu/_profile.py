@@ -71,16 +71,22 @@ class Profile:
     seconds: float
 
     @property
+    def _refused(self) -> str:
+        """Why there is no likelihood; empty if there is one."""
+        noise, norm = self.best.problem.stated.noise, self.best.norm
+        if noise.without_density:
+            return f"noise={noise} {noise.without_density}"
+        return "" if norm == "l2" else f"the objective is of norm={norm!r}"
+
+    @property
     def delta(self) -> Array:
         r""":math:`-2 \log` of the likelihood ratio (with a prior, of the posterior's) to the best code of all.
 
         Raises:
             InputError: the noise is not stated, or has no density, or ``fun`` is of another norm than l2.
         """
-        noise = self.best.problem.stated.noise
-        if noise.without_density or self.best.norm != "l2":
-            why = noise.without_density or f"is not what the norm {self.best.norm!r} belongs to"
-            raise InputError(f"a likelihood ratio needs the density of the noise, and noise={noise} {why}")
+        if self._refused:
+            raise InputError(f"a likelihood ratio needs the density of the noise, and {self._refused}")
         lowest = np.fmin(np.nanmin(self.fun), self.best.fun)
         return np.asarray((self.fun - lowest) / self.best.problem.noise.dispersion_parameter)
 
@@ -103,6 +109,8 @@ class Profile:
         if not 0 < level < 1:
             raise InputError(f"level={level!r} must be a probability, above 0 and below 1")
         x, delta = self._with_best()
+        if len(x) < 2:  # it was stopped
+            return np.nan, np.nan
         lowest, limit = int(np.argmin(delta)), float(np.sqrt(chi2.ppf(level, 1)))
         root = PchipInterpolator(x, np.where(np.arange(len(x)) < lowest, -1, 1) * np.sqrt(np.maximum(delta, 0)))
         sides = (pairwise(x[lowest::-1]), pairwise(x[lowest:]))
@@ -161,7 +169,7 @@ class Profile:
     def __str__(self) -> str:
         own, known = [self.best.parameters[name] for name in self.names], np.isfinite(self.fun)
         sure, ends = int((self.confidence[known] >= CONFIDENT).sum()), []
-        if len(self.names) == 1 and not self.best.problem.stated.noise.without_density and known.any():
+        if len(self.names) == 1 and not self._refused and known.any():
             pairs = [self.interval(level) for level in _LEVELS]
             ends = [
                 f"{level:.1%}: "
@@ -226,7 +234,7 @@ def profile(
     own = as_generator(network)
     table, several = own.names, [names] if isinstance(names, str | int | np.integer) else list(names)
     places = [table.place(name, "profile") for name in several]
-    axes = _axes(several, [values] if len(several) == 1 and np.ndim(values) == 1 else list(values))
+    axes = _axes(several, [values] if len(several) == 1 and np.ndim(values) < 2 else list(values))
     if unknown := {"method", "z0", "sequence"} & arguments.keys():
         raise OptionError(f"profile: {min(unknown)}= is no argument; every value is searched, as by method='auto'")
     _check(own, bounds, fixed, places, axes)
@@ -260,8 +268,8 @@ def profile(
 def _check(network: Generator, bounds: Any, fixed: Any, places: Sequence[int], axes: Sequence[Array]) -> None:
     """Refuse coordinates that cannot be held, and values out of bounds, before any work starts."""
     table, held = network.names, Bounds.of(network, bounds, fixed).fixed
-    if len(set(places)) < len(places) or held[places].any():
-        raise InputError(f"profile: {table.name_of(places[-1])} is held twice: by fixed=, by bounds=, or named twice")
+    if twice := [j for i, j in enumerate(places) if held[j] or j in places[:i]]:
+        raise InputError(f"profile: {table.name_of(twice[0])} is held twice: by fixed=, by bounds=, or named twice")
     if held.sum() + len(places) == table.latent_dim:
         raise InputError("profile: all coordinates are held, so that nothing is left to search; leave one free")
     for at in product(*(axis.tolist() for axis in axes)):

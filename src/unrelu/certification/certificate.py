@@ -130,11 +130,12 @@ class Certificate:
             inside = f"every code with errors up to {self.eps:.6g} is in c.box, intervals of width "
             inside += f"{(high - low).min():.3g} to {(high - low).max():.3g}"
             inside = inside if (low <= high).all() else f"empty: no code has errors up to {self.eps:.6g}"
+        held = 0 if self.bounds is None else int((self.bounds[..., 0] == self.bounds[..., 1]).sum())
         return [
             (self.status.name, self.message),
             ("error", f"{self.upper:.6g} ({self.norm}) at the code z; {bound} (gap {self.gap:.2g})"),
             ("box", inside),
-            ("uniqueness", uniqueness(self.identifiable, self.rank, -1, self.z.size)),
+            ("uniqueness", uniqueness(self.identifiable, self.rank, -1, self.z.size - held)),
             ("effort", f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"),
             ("check", "c.verify(network, y), from the multipliers that are stored" if self.proof else ""),
         ]

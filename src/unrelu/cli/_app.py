@@ -282,7 +282,7 @@ def profile(
         )  # fmt: skip
     rows = profile_records(found)
     write_profile(output, found, rows)
-    written = f"written to {output}/: codes.npy results.jsonl profile.png"
+    written = f"written to {output}/: codes.npy results.jsonl, and profile.png for noise with a density"
     finish("profile", folder, interrupted, rows, found, written)
 
 

@@ -138,7 +138,7 @@ class JaxFunction:
                 "name or number of one of several, or a list for named parts"
             )
         self.output_shape = tuple(self.program.out_avals[0].shape)
-        self.width = max(math.prod(v.aval.shape) for eqn in self.program.eqns for v in eqn.outvars)
+        self.width = max((math.prod(v.aval.shape) for eqn in self.program.eqns for v in eqn.outvars), default=1)
 
     def __reduce__(self) -> Any:
         return _unpickled, (cloudpickle.dumps(self._given),)
@@ -259,7 +259,7 @@ def _in_its_precision(function: Callable[..., Any], shape: Shape, call: Generato
 
 
 def _refused(error: Exception, shape: Shape) -> str:
-    said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.ConcretizationTypeError):
         return (
             f"it decides by numbers that depend on the code, or gives them to NumPy or Python, and JAX cannot trace "

@@ -130,16 +130,16 @@ def refine_damped(
     state.run(left - 1, stop)
     optimal = found.optimal | (state.done & state.f.isfinite())
     last = torch.nonzero(optimal & (state.f > enough))[:, 0]
-    state.z[last], state.f[last] = _last_digits(objective, state.z[last], observations[last])
+    state.z[last], state.f[last] = _last_digits(objective, state.z[last], state.f[last], observations[last])
     return Refined(state.z, state.f, found.steps + state.steps, optimal)
 
 
-def _last_digits(objective: SquaredError, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+def _last_digits(objective: SquaredError, z: Tensor, f: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Newton steps from optimal codes (b, k) that f, which is rounded, no longer tells apart; with f there, (b,).
 
     The gradient still does. A step is taken if the next one promises at most half as much, and f does not rise visibly.
     """
-    z, promised, f = z.clone(), torch.full(z.shape[:1], torch.inf).to(z), torch.full(z.shape[:1], torch.inf).to(z)
+    z, f, promised = z.clone(), f.clone(), torch.full_like(f, torch.inf)
     at, trial = torch.arange(len(z), device=z.device), z
     for _ in range(_MOST_LAST_STEPS):
         gram, gradient, reached = objective.system(trial, observations[at])
@@ -151,7 +151,7 @@ def _last_digits(objective: SquaredError, z: Tensor, observations: Tensor) -> tu
         gain = -(s * gradient).sum(dim=1)
         better = (gain <= 0.5 * promised[at]) & (reached <= (1 + _ROUNDED) * f[at])
         z[at[better]], f[at[better]], promised[at[better]] = trial[better], reached[better], gain[better]
-        going = better & (info == 0) & (gain > 0)
+        going = better & (info == 0) & (gain > 0) & s.isfinite().all(dim=1)
         at, trial = at[going], objective.clip(trial + s)[going]
         if not len(at):
             break

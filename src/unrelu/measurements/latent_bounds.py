@@ -182,9 +182,9 @@ class Bounds:
         return np.where(self.fixed, 0, at).astype(np.int8)
 
     @property
-    def ends(self) -> tuple[Array, Array] | None:
-        """(lower, upper), as a user passes them; None without bounds."""
-        return None if self.none else (self.lower, self.upper)
+    def ends(self) -> tuple[Array, Array]:
+        """(lower, upper), as a user passes them."""
+        return self.lower, self.upper
 
     def plain(self) -> list[Any] | None:
         """[lower, upper] for JSON, each a number if all coordinates share it, else a list; infinity is text."""

@@ -106,6 +106,7 @@ class Names:
         if self.nuisance[coordinate]:
             assert self.nuisance_table is not None
             low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
+            return f" above {low:g} and below {high:g}"
         return f" between {low:g} and {high:g}" if np.isfinite((low, high)).any() else ""
 
     def prior_of(self, coordinate: int, low: float, high: float) -> str:

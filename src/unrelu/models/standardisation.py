@@ -258,7 +258,7 @@ class StandardisedGenerator(WrappedGenerator):
         shift, factor = self.before.bias(), to_numpy(self.before.apply(axes.to(self.dtype), constant=False).T)
         k = below.network.latent_dim
         own = factor[:k, factor[:k].any(axis=0)]
-        if not own.size:  # all coordinates of the chain are fixed
+        if not own.size or (np.count_nonzero(factor, axis=1) > 1).any():  # all of the chain's are fixed, or no scales
             return None
         network = on_scaled_codes(below.network, shift[:k], own if len(own.T) < k else np.diag(own))
         return below.in_units(network, shift[k:], factor[k:].sum(axis=1), unit)

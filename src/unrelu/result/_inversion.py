@@ -242,8 +242,8 @@ class Inversion(JudgedCodes):
     def optima(self) -> Any:
         """The distinct local optima that "auto" found, best first: an :class:`~unrelu.result.optima.Optima`.
 
-        Of a batch, it is a tuple of them. Optima are z, which may be 1% above the first, and where restarts ended,
-        refined when this is first asked for. An exact fit ends a search early: ``restarts=50`` makes more of them.
+        Of a batch, it is a tuple of them. z is one of them; the others are where restarts ended, refined at the first
+        access. An exact fit ends a search early: ``restarts=50`` makes more restarts. Other methods have z alone.
 
         Raises:
             InputError: the result was loaded without its network, or is not from :func:`unrelu.invert`.
@@ -257,7 +257,7 @@ class Inversion(JudgedCodes):
           1    0        1         yes        1  -2
         """
         if self.find_optima is None:
-            raise InputError("optima are those of results of unrelu.invert; pass it your method")
+            raise InputError("optima are known of results of unrelu.invert; call it with method=your_function")
         found = self.find_optima(self)
         return found[0] if self.problem.single else tuple(found)
 

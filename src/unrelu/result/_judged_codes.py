@@ -248,7 +248,7 @@ class JudgedCodes(Answers):
             return self
         z, x = units.codes(self._codes), units.outputs(self.reconstruction)
         fun = units.measured(self.fun, DEGREES[self.norm])
-        if problem.prior and problem.bounds.fixed.any():  # whose prior no method has met
+        if problem.prior and problem.bounds.fixed.any():  # methods do not see their prior
             fun = problem.objective_of(problem.residual_of(x), z, self.norm)
         return replace(self, z=z, reconstruction=x, fun=fun, problem=problem)
 

@@ -50,7 +50,7 @@ class Optima:
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def apart(self, distance: Any) -> Optima:
-        r"""Greedily from the best on, the optima that are so far from all that are kept: distinct answers for a design.
+        r"""The best optimum, then each further one that is far enough from all before it: distinct answers of a design.
 
         Two codes are apart if :math:`|z_j - z'_j| \ge d_j` in any coordinate j.
 

@@ -72,8 +72,9 @@ class SearchState:
         self.accept(observations, z[np.arange(len(observations)), f.argmin(axis=1)], f.min(axis=1))
 
     def leave(self, observations: Index, z: Array, old: Array, new: Array) -> None:
-        """Keep codes (n, k) of objectives ``old``, from which perturbations led to lower ones, ``new``, (n,)."""
-        left = np.isfinite(old) & (new < (1 - SAME_OPTIMUM) * old)
+        """Keep ends (n, k) of restarts, whose objectives were ``old`` until perturbations led to lower ones, (n,)."""
+        left = (self.ends[observations] == old[:, None]).any(axis=1) & (new < (1 - SAME_OPTIMUM) * old)
+        left &= np.isfinite(old)
         self.further.append((observations[left], z[left]))
 
     def found(self) -> list[Array]:
