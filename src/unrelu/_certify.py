@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from unrelu.runtime.work_clock import now
 
 def certify(
     network: Generator,
-    y: npt.ArrayLike,
+    y: npt.ArrayLike | Mapping[str, Any],
     result: Inversion | npt.ArrayLike | None = None,
     *,
     operator: Any = None,
@@ -86,17 +86,20 @@ def certify(
     """
     if isinstance(result, Inversion):
         stated = result.problem.stated
-        operator = stated.operator if operator is None else operator
+        # That of a y by part is made of its parts again.
+        operator = stated.operator if operator is None and not isinstance(y, Mapping) else operator
         noise = stated.noise if noise is None else noise
         bounds = stated.bounds.ends if bounds is None else bounds
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     most = whole_number("max_nodes", max_nodes, 1)
     with problem_of(
-        network, y, "certify", None, False, callback, operator=operator, noise=noise or UnknownNoise(), bounds=bounds,
-        fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
+        network, cast(Any, y), "certify", None, False, callback, operator=operator, noise=noise or UnknownNoise(),
+        bounds=bounds, fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
         problem.bounds.check_finite()
+        if isinstance(result, Inversion) and problem.observed.tolist() != result.problem.observed.tolist():
+            raise InputError("operator= is not that of the result: with y by part, pass it by part again")
         certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
             raise InputError(

@@ -209,3 +209,19 @@ def test_without_jax(monkeypatch):
     monkeypatch.delitem(sys.modules, "unrelu.loaders.jax_functions")
     with pytest.raises(MissingPackageError, match="pip install jax cloudpickle"):
         importlib.import_module("unrelu.loaders.jax_functions")
+
+
+def test_a_function_with_the_name_of_an_activation_is_the_users():
+    def elu(x):
+        return jnp.where(x > 5, 5 + 0.1 * (x - 5), jax.nn.elu(x))
+
+    net = unrelu.from_jax(jax.jit(elu), latent_shape=2)
+    np.testing.assert_allclose(net([20.0, -1.0]), [6.5, np.expm1(-1.0)], rtol=1e-6)
+
+
+def test_a_function_that_was_changed_is_not_sent_to_workers():
+    held = {"factor": 2.0}
+    net = unrelu.from_jax(lambda z: jnp.exp(held["factor"] * z) + jnp.cumprod(z), latent_shape=2)
+    held["factor"] = 3.0
+    with pytest.raises(ModelError, match="no longer what from_jax has read"):
+        pickle.dumps(net.plain)

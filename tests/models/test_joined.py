@@ -298,3 +298,13 @@ SCALED = unrelu.extend(PARTS["relu"], scale=(0.5, 2))
 def test_what_cannot_be_joined(parts, message):
     with pytest.raises(OptionError, match=re.escape(message).replace(r"\.\*", ".*")):
         unrelu.join(**parts)
+
+
+def test_a_certificate_takes_observations_by_part():
+    line = unrelu.from_arrays([[[1.0, 0.5], [0.0, 1.0]]], activation="identity").named(["a", "b"])
+    net = unrelu.join(line=line, level=unrelu.from_arrays([[[2.0]]], activation="identity").named(["a"]))
+    y = {"line": [1.0, 0.3], "level": [1.9]}
+    r = unrelu.invert(net, y, "linf")
+    c = unrelu.certify(net, y, r)
+    assert c.upper == pytest.approx(r.residual("linf"))
+    assert c.status.name == "OPTIMAL"

@@ -215,3 +215,12 @@ def test_bad_distances(distance, said):
 def test_bad_number_of_restarts():
     with pytest.raises(OptionError, match="restarts=-1"):
         unrelu.invert(WAVE, OBSERVED, restarts=-1)
+
+
+def test_results_of_one_number_and_no_optima_are_printed():
+    net = unrelu.from_torch(lambda z: (z**2).sum(1), latent_shape=3)
+    r = unrelu.invert(net, 2.0, noise="gaussian:0.1")
+    assert "chi-square" in str(r)
+    none = r.optima[:0]
+    assert (len(none), len(none.apart(1.0)), "0 distinct" in str(none)) == (0, 0, True)
+    assert len(r.optima[0].apart(1.0)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import replace
 
@@ -26,19 +27,22 @@ _BETWEEN = np.array([[0.25], [0.5], [0.75]])
 
 
 @computing()
-def distinct_optima(result: Inversion) -> list[Optima]:
-    """The optima of each observation, of which the code of the result is one.
+def distinct_optima(result: Inversion, seconds: float = math.inf) -> list[Optima] | None:
+    """The optima of each observation, of which the code of the result is one; None if that takes more seconds.
 
     Raises:
         InputError: the result was loaded without its network.
     """
-    stated = replace(result.problem, control=Control())
+    control = Control(seconds)
+    stated = replace(result.problem, control=control)
     problem, codes = stated.equilibrated(), result.z.reshape(stated.size, result.problem.network.latent_dim)
     rows = np.repeat(np.arange(stated.size), np.array([len(ends) for ends in result.restarts], dtype=np.int64))
     z = problem.units.coordinates(np.concatenate([codes, *result.restarts]))
     if len(rows):
         with suppress(*BREAKDOWNS):  # they stay as the search left them
             z[len(codes) :] = JointSearch(problem).optima_from(rows, z[len(codes) :])
+    if control.expired():
+        return None
     rows = np.concatenate([np.arange(stated.size), rows])
     return [
         _of_one(stated.part(i), problem.part(i), z[rows == i], codes[i], result.norm) for i in rows[: len(codes), None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
     name, params = eqn.primitive.name, eqn.params
     if name in _CALLS:
         called = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-        if (known := _NAMED.get(params.get("name", ""))) is not None:
+        if (known := _NAMED.get(params.get("name", ""))) is not None and _is_of_jax(eqn, called):
             return [known(*given)]
         return _carried_out(getattr(called, "jaxpr", called), getattr(called, "consts", ()), given)
     if name in _MOVES and not any(isinstance(x, Tensor) for x in given[1:]):
@@ -74,6 +75,15 @@ def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
         return [_FUNCTIONS[name](*given, **params)]
     except (ModelError, RuntimeError, TypeError) as error:
         raise UnsupportedModelError(f"primitive {name!r} of its jaxpr is not read as it is used: {error}") from error
+
+
+def _is_of_jax(eqn: Any, called: Any) -> bool:
+    """Whether a program is that of ``jax.nn`` with its name, not one of the user's."""
+    double = eqn.invars[0].aval.dtype == np.float64
+    with jax.enable_x64(True) if double else nullcontext():
+        arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+        own = jax.make_jaxpr(getattr(jax.nn, eqn.params["name"]))(*arguments)
+    return str(own.eqns[0].params.get("jaxpr")) == str(called)
 
 
 def _constant(x: Any) -> Any:

@@ -141,7 +141,14 @@ class JaxFunction:
         self.width = max((math.prod(v.aval.shape) for eqn in self.program.eqns for v in eqn.outvars), default=1)
 
     def __reduce__(self) -> Any:
-        return _unpickled, (cloudpickle.dumps(self._given),)
+        content = cloudpickle.dumps(self._given)
+        again = _unpickled(content).program
+        constants = zip(self.program.consts, again.consts, strict=False)
+        if str(again) != str(self.program) or not all(np.array_equal(*pair, equal_nan=True) for pair in constants):
+            raise ModelError(
+                f"{self.title} is no longer what from_jax has read: what it uses was changed since; call from_jax again"
+            )
+        return _unpickled, (content,)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of JAX within, for this thread."""

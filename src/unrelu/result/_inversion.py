@@ -45,6 +45,8 @@ _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
+# The seconds that printing spends on other optima.
+_PATIENCE = 1.0
 # The most bounds that are named, and the most parts of an output.
 _NAMED, _NAMED_PARTS = 5, 8
 
@@ -99,7 +101,7 @@ class Inversion(JudgedCodes):
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
         ended: how the method ended, (B,), before the residual was judged.
         restarts: where the restarts of each observation ended, (B,), an array (c, k) for each, not refined.
-        find_optima: computes :attr:`optima`.
+        find_optima: computes :attr:`optima` within some seconds.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -258,7 +260,8 @@ class Inversion(JudgedCodes):
         """
         if self.find_optima is None:
             raise InputError("optima are known of results of unrelu.invert; call it with method=your_function")
-        found = self.find_optima(self)
+        found = self.find_optima(self, math.inf)
+        assert found is not None
         return found[0] if self.problem.single else tuple(found)
 
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
@@ -290,8 +293,12 @@ class Inversion(JudgedCodes):
 
     def _other_optima(self) -> str:
         """The best other optimum that explains the only observation, and how many more do; empty for none."""
-        known = len(self.restarts[0]) and self.find_optima and not isinstance(self.problem.network, AbsentGenerator)
-        others = [one for one in self.optima if one.explains and (one.z != self.z).any()] if known else []
+        known = len(self.restarts[0]) and not isinstance(self.problem.network, AbsentGenerator)
+        if known and self.find_optima and "optima" not in vars(self):
+            if (found := self.find_optima(self, _PATIENCE)) is None:
+                return ""
+            vars(self)["optima"] = found[0]  # as the cached property keeps it
+        others = [one for one in vars(self).get("optima", ()) if one.explains and (one.z != self.z).any()]
         if not others:
             return ""
         fit = f"{p_value_text(others[0].p_value)}, " if self.problem.noise.stated else ""
@@ -314,7 +321,9 @@ class Inversion(JudgedCodes):
         if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
             return ""
         seen = known_entries(problem.noise, problem.operator, 1)[0]
-        relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
+        relative = problem.differences_of(np.asarray(self.reconstruction)[None])[0] / (
+            1.0 if sizes is None else sizes[0]
+        )
         parts = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
         said = [f"{name} {number(float(np.sqrt(np.mean(part**2))))}" for name, part in parts.items() if part.size]
         return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
@@ -324,7 +333,7 @@ class Inversion(JudgedCodes):
         level, left = self.problem.noise.dispersion_parameter, float(self.problem.observed[0] - self.used)
         if self.problem.noise.likelihood is not None or not level > 0:
             return ""
-        value = float(np.square(self.problem.residual_of(self.reconstruction[None])).sum() / level)
+        value = float(np.square(self.problem.residual_of(np.asarray(self.reconstruction)[None])).sum() / level)
         if not math.isfinite(value):
             return ""
         of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"

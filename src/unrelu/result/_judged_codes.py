@@ -69,7 +69,7 @@ class JudgedCodes(Answers):
     pool: bool
     restarts: npt.NDArray[Any]
     options: Mapping[str, Any] = field(default_factory=dict)
-    find_optima: Callable[[Any], list[Optima]] | None = None
+    find_optima: Callable[[Any, float], list[Optima] | None] | None = None
 
     @classmethod
     def of(

@@ -43,7 +43,7 @@ class Optima:
     names: Names
 
     def __len__(self) -> int:
-        return len(self.fun)
+        return np.size(self.fun)
 
     def __getitem__(self, index: Any) -> Optima:
         names = ("z", "fun", "reached", "p_value", "explains")
@@ -73,7 +73,9 @@ class Optima:
         least = numbers(given, "distance").ravel()
         if len(least) not in (1, names.latent_dim) or not (least >= 0).all():
             raise InputError(f"distance={shown(distance)} must be at least 0: a number, or one for each coordinate")
-        flat, kept = names.parameters_of(self.z.reshape(len(self), -1)), list[int]()
+        flat, kept = names.parameters_of(self.z.reshape(-1, self.names.latent_dim)), list[int]()
+        if not np.ndim(self.fun):
+            return self
         for i, z in enumerate(flat):
             if all((np.abs(flat[j] - z) >= least).any() for j in kept):
                 kept.append(i)
@@ -85,7 +87,7 @@ class Optima:
     def __str__(self) -> str:
         """The first optima as a table."""
         some, size = self[:_PRINTED] if np.ndim(self.fun) else self[None], np.size(self.fun)
-        codes = self.names.parameters_of(some.z.reshape(len(some), -1))[:, :_COORDINATES]
+        codes = self.names.parameters_of(some.z.reshape(-1, self.names.latent_dim))[:, :_COORDINATES]
         names = ["", "fun", "p-value", "explains y", "reached", *self.names.parameter_names[:_COORDINATES]]
         rows = [
             [str(i), f"{fun:.6g}", probability(p), "yes" if fits else "no", str(n), *(f"{value:.5g}" for value in code)]
