@@ -112,7 +112,7 @@ def test_bounds_by_name():
         ({"H": (0, 1)}, "'H' is none of the 3 coordinates.*did you mean 'h'"),
         ({"h": (1, 0)}, r"coordinate 0 \(h\) has the lower bound 1"),
         ({"h": 3}, "'h' has 3; pass a pair"),
-        ({"offset": (0, 3)}, r"'offset' has \(0, 3\); pass a pair of numbers, \(lower, upper\) above -1 and below 1"),
+        ({"offset": (0, 3)}, r"'offset' has \(0, 3\); pass a pair of numbers, \(lower, upper\) from -1 to 1"),
     ],
 )
 def test_bad_bounds_by_name_are_refused(bounds, said):

@@ -125,7 +125,7 @@ def test_a_proof_is_about_the_codes_with_the_fixed_coordinate():
         ({7: 1.0}, "7 is none of the 4 coordinates"),
         ({"a": [1.0, 2.0]}, "'a' has .*pass one finite number"),
         ({"a": np.nan}, "'a' has nan; pass one finite number"),
-        ({"a": 3.0}, "'a' has 3.0; pass one finite number between -2 and 2"),
+        ({"a": 3.0}, "'a' has 3.0; pass one finite number from -2 to 2"),
         (dict.fromkeys(range(K), 0.1), "all coordinates have a value"),
         ([1.0], "must be a dictionary of values by name or place"),
     ],

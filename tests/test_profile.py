@@ -70,7 +70,7 @@ def test_a_callback_ends_it_with_the_values_so_far():
     [
         (("h", [1.0, 2.0]), "'h' is none of the 3 coordinates.*those with names are a, b, c"),
         (("a", [1.0]), "values of a: .*at least two different numbers"),
-        (("a", [0.0, 7.0]), "fixed: 'a' has 7.0; pass one finite number between -5 and 5"),
+        (("a", [0.0, 7.0]), "fixed: 'a' has 7.0; pass one finite number from -5 to 5"),
         ((["a", 0], [[0.0, 1.0], [0.0, 1.0]]), "is held twice"),
         ((["a", "b", "c"], [[0.0, 1.0]] * 3), "3 coordinates and values of 3; hold one or two"),
     ],

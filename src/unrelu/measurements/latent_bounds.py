@@ -102,6 +102,7 @@ class Bounds:
             z = names.coordinate_of(j, given)
             if given.shape or not np.isfinite(z) or not self.lower[j] <= z <= self.upper[j]:
                 reach = names.range_of(j, self.lower[j], self.upper[j])
+                reach += ", without the ends" if reach and names.nuisance[j] else ""
                 raise InputError(f"fixed: {shown(name)} has {shown(value)}; pass one finite number{reach}")
             ends[:, j] = z
         return replace(self, lower=ends[0], upper=ends[1])

@@ -106,8 +106,7 @@ class Names:
         if self.nuisance[coordinate]:
             assert self.nuisance_table is not None
             low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
-        words = "above {:g} and below {:g}" if self.nuisance[coordinate] else "between {:g} and {:g}"
-        return " " + words.format(low, high) if np.isfinite((low, high)).any() else ""
+        return f" from {low:g} to {high:g}" if np.isfinite((low, high)).any() else ""
 
     def prior_of(self, coordinate: int, low: float, high: float) -> str:
         """The prior of the nuisance parameter in this place, in words, for coordinates from low to high."""
