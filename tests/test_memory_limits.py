@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_without_room_for_a_jacobian_a_noisy_observation_is_inverted_and_its_uni
     np.testing.assert_allclose(r.fun, free.fun, rtol=1e-6)
     energy = np.square(y - r.reconstruction).sum() / 0.05**2
     np.testing.assert_allclose(r.p_value, chi2.sf(energy, 3072 - 256), rtol=1e-3)  # a fit of k uses up k at most
-    assert "uniqueness   unknown" in str(r)
+    assert re.search(r"uniqueness +unknown", str(r))
 
 
 @pytest.mark.parametrize(

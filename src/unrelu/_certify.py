@@ -98,7 +98,8 @@ def certify(
         bounds=bounds, fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
         problem.bounds.check_finite()
-        if isinstance(result, Inversion) and problem.observed.tolist() != result.problem.observed.tolist():
+        of_result = result.problem.observed if isinstance(result, Inversion) else problem.observed
+        if len(of_result) == problem.size and (of_result != problem.observed).any():
             raise InputError("operator= is not that of the result: with y by part, pass it by part again")
         certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:

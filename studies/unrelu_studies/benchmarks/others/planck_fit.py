@@ -20,6 +20,7 @@ from scipy.stats import kstest
 
 import unrelu
 from unrelu.models.generator import Generator
+from unrelu.runtime.streams import stream
 from unrelu.thresholds import CONFIDENT
 from unrelu_studies.benchmarks.others.data_of_others import data_file
 from unrelu_studies.kit.published_emulators import cmb_spectra
@@ -105,7 +106,7 @@ def _mocks(network: Generator, stated: dict[str, Any], covariance: Array, count:
 
     The best known objective is the lower of that of the fit and that of a descent from the true code.
     """
-    rng = np.random.default_rng([20490, stated["seed"]])
+    rng = stream("mock spectra", stated["seed"])
     low, high = np.transpose(list(BOUNDS.values()))
     z = np.column_stack([rng.uniform(low, high, (count, len(low))), rng.standard_normal(count)])
     z[:, list(BOUNDS).index("tau_reio")] = np.clip(_TAU[0] + _TAU[1] * rng.standard_normal(count), 0.0101, 0.1499)
