@@ -160,5 +160,5 @@ def test_what_is_no_sequence_is_refused(call, error, message):
 
 
 def test_a_run_refuses_sequences(tmp_path):
-    with pytest.raises(OptionError, match="no option 'sequence'.*goes with unrelu.invert"):
+    with pytest.raises(OptionError, match=r"no option 'sequence'.*goes with unrelu\.invert"):
         unrelu.run(NET, np.zeros((3, 120)), tmp_path / "out", sequence=True)
