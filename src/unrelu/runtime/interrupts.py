@@ -50,10 +50,12 @@ def interruptible(
         second: message after the second one.
         signals: the signals to handle in this way.
     """
-    interrupted = threading.Event()
+    interrupted, pressed = threading.Event(), 0
 
     def interrupt(number: int, frame: Any) -> None:
-        again = interrupted.is_set()
+        nonlocal pressed
+        pressed += 1  # at once, as the next signal may come within this handler
+        again = pressed > 1
         if said := second if again else first:  # not through Python's buffers, which the interrupted code may be using
             with suppress(OSError):
                 os.write(2, f"{said}\n".encode())
