@@ -10,7 +10,6 @@ import torch
 
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
@@ -82,7 +81,7 @@ def calibrate(
     0.0
     """
     network = placed(network, device)
-    box, network = Bounds.of(network, bounds), network.plain
+    box, network = network.bounds(bounds), network.plain
     observations = whole_number("observations", observations, _FEWEST)
     stated = parse_noise(noise)
     if stated.likelihood is None and not stated.mean_square > 0:

@@ -15,7 +15,6 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.layerwise import Exact
 from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
 from unrelu.models.affine import Reshape
-from unrelu.models.domain import codes_within
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.argument_numbers import whole_number
@@ -128,7 +127,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     """
     network = as_generator(network).plain
     size = whole_number("samples", samples, 1, _MOST_SAMPLES)
-    z = codes_within(network.domain, stream("inspection", seed).standard_normal((size, network.latent_dim)))
+    z = network.within(stream("inspection", seed).standard_normal((size, network.latent_dim)))
     layers, every = [], np.full(size, isinstance(network, Network))
     for layer, on in zip(network.layers, network.pattern(z), strict=True) if isinstance(network, Network) else ():
         enough = _enough(layer, on)

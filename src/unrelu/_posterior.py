@@ -14,7 +14,6 @@ import torch
 
 from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, judged_again
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
@@ -101,7 +100,7 @@ def posterior(
     ('MIXED', array([0.5]), array([0.2]))
     """
     y, noise, operator = joined(as_generator(network).names, y, noise, operator)
-    unbounded = Bounds.of(network, bounds, fixed).free.none
+    unbounded = network.bounds(bounds, fixed).free.none
     stated = checked(noise, prior, draws, chains)
     with (
         stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,

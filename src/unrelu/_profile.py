@@ -17,10 +17,10 @@ from scipy.stats import chi2
 from unrelu._invert import invert
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.generator import Generator, NamedGenerator, as_generator, numbers
+from unrelu.models.generator import Generator, NamedGenerator, as_generator
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.words import count, number, shown
@@ -267,7 +267,7 @@ def profile(
 
 def _check(network: Generator, bounds: Any, fixed: Any, places: Sequence[int], axes: Sequence[Array]) -> None:
     """Refuse coordinates that cannot be held, and values out of bounds, before any work starts."""
-    table, held = network.names, Bounds.of(network, bounds, fixed).fixed
+    table, held = network.names, network.bounds(bounds, fixed).fixed
     if twice := [j for i, j in enumerate(places) if held[j] or j in places[:i]]:
         raise InputError(f"profile: {table.name_of(twice[0])} is held twice: by fixed=, by bounds=, or named twice")
     if held.sum() + len(places) == table.latent_dim:
@@ -275,7 +275,7 @@ def _check(network: Generator, bounds: Any, fixed: Any, places: Sequence[int], a
     for at in product(*(axis.tolist() for axis in axes)):
         keys = [table.coordinate_names[j] if table.coordinate_names else "" for j in places]
         own = {key or j: value for key, j, value in zip(keys, places, at, strict=True)}
-        Bounds.of(network, bounds, {**(fixed or {}), **own})
+        network.bounds(bounds, {**(fixed or {}), **own})
 
 
 def _axes(names: Sequence[Any], values: Sequence[npt.ArrayLike]) -> list[Array]:
@@ -312,7 +312,7 @@ class _Grid:
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
         fixed = self.held | dict(zip(self.places, values, strict=True))
         if self._first is not None:
-            bounds = Bounds.of(self.network, self.stated["bounds"], fixed)
+            bounds = self.network.bounds(self.stated["bounds"], fixed)
             adopt(replace(start.problem, bounds=bounds).equilibrated(), self._first)
         return invert(self.network, self.y, fixed=fixed, z0=start.z, **self.stated | arguments)
 

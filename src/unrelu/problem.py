@@ -16,7 +16,6 @@ import torch
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Loss, Noise, parse_noise
 from unrelu.measurements.objectives import DEGREES, Huber, read_norm, read_prior, refuse_prior
@@ -26,6 +25,7 @@ from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, searched
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, placed
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import Network, small
 from unrelu.runtime.argument_numbers import whole_number
@@ -116,7 +116,7 @@ class Problem:
         scale: str | tuple[float, float] | Scaling | None = None,
     ) -> Problem:
         """Check all arguments and make a problem; arguments and errors are those of :func:`unrelu.invert`."""
-        box = Bounds.of(as_generator(network), bounds, fixed)
+        box = as_generator(network).bounds(bounds, fixed)
         names, network = network.names, network.plain
         y, noise, operator = joined(names, y, noise, operator)
         stated = parse_noise(noise)

@@ -12,9 +12,9 @@ from tests.support import random_network
 from unrelu.diagnostics import _solution_cones as cones
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 

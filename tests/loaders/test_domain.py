@@ -23,9 +23,9 @@ NET = unrelu.from_torch(spectrum, bounds=BOX)
 
 def test_names_and_bounds_are_the_users():
     assert NET.names.coordinate_names == ("rate", "h")
-    np.testing.assert_array_equal(NET.domain, [[0.0005, 0.5], [0.002, 0.9]])
+    np.testing.assert_array_equal(NET.domain.ends, [[0.0005, 0.5], [0.002, 0.9]])
     assert "rate 0.0005 to 0.002, h 0.5 to 0.9" in str(NET)
-    low, high = NET.domain
+    low, high = NET.domain.ends
     assert ((NET.typical_codes >= low) & (NET.typical_codes <= high)).all()
     assert np.isfinite(NET.typical_outputs).all()
 
@@ -34,7 +34,7 @@ def test_names_and_bounds_are_the_users():
 def test_a_search_stays_within_them(truth):
     y = NET(truth) + 0.01 * np.random.default_rng(3).standard_normal(30)
     r = unrelu.invert(NET, y, noise="gaussian:0.01")
-    low, high = NET.domain
+    low, high = NET.domain.ends
     assert ((r.z >= low) & (r.z <= high)).all()
     assert r.success
     assert r.confidence >= 0.99
@@ -60,19 +60,19 @@ def test_layers_are_read_and_keep_the_domain():
     module = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 20)).double()
     net = unrelu.from_torch(module, bounds={"a": (10.0, 30.0), "b": (-np.inf, 0.0)})
     assert isinstance(net.plain, unrelu.Network)
-    np.testing.assert_array_equal(net.domain, [[10.0, -np.inf], [30.0, 0.0]])
+    np.testing.assert_array_equal(net.domain.ends, [[10.0, -np.inf], [30.0, 0.0]])
     r = unrelu.invert(net, net([17.0, -0.4]))
     assert r.status.name in ("EXACT_FIT", "NOT_UNIQUE")
     assert 10 <= r.z[0] <= 30
     assert r.z[1] <= 0
     extended = unrelu.extend(net, offset=(-1.0, 1.0))
-    np.testing.assert_array_equal(extended.domain, [[10.0, -np.inf, -np.inf], [30.0, 0.0, np.inf]])
+    np.testing.assert_array_equal(extended.domain.ends, [[10.0, -np.inf, -np.inf], [30.0, 0.0, np.inf]])
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"bounds": {"h": (1.0, 0.5)}}, InputError, r"'h' has \(1.0, 0.5\); pass \(lower, upper\)"),
+        ({"bounds": {"h": (1.0, 0.5)}}, InputError, r"\(h\) has the lower bound 1 and the upper one 0.5"),
         ({"bounds": {"h": 3}}, InputError, "'h' has 3; pass"),
         ({"bounds": (0, 1)}, InputError, "must be a dictionary of pairs by name"),
         ({"bounds": BOX, "latent_shape": 3}, OptionError, "bounds= are of 2 coordinates"),

@@ -73,8 +73,6 @@ def flax_decoder():
     [
         (lambda z: jnp.asarray(B) @ jax.nn.relu(A @ z + 1) - 2, ["relu", "identity"]),
         (eqx.nn.MLP(3, 5, 7, 2, activation=jax.nn.silu, key=KEY), ["swish", "swish", "identity"]),
-        (flax_decoder(), ["relu", "leaky_relu", "sigmoid"]),
-        (Transposed(), ["softplus", "identity"]),
         pytest.param(lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"], marks=pytest.mark.long),
         pytest.param(
             lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1),
@@ -97,7 +95,10 @@ def test_chains_are_read_as_layers(function, activations):
     agrees(net, function)
 
 
-@pytest.mark.parametrize(("function", "forward"), [(gated, True), (lambda z: gated(z)[:2].prod(), False)])
+@pytest.mark.parametrize(
+    ("function", "forward"),
+    [(gated, True), (lambda z: gated(z)[:2].prod(), False), (flax_decoder(), True), (Transposed(), True)],
+)
 def test_others_are_evaluated_by_jax(function, forward):
     net = unrelu.from_jax(function, latent_shape=3)
     assert isinstance(net, JaxNetwork)
@@ -138,7 +139,7 @@ def test_bounds_are_the_domain_in_which_it_is_tried_and_searched():
     net = unrelu.from_jax(spectrum, bounds={"height": (110.0, 190.0), "frequency": (0.1, 0.4)})
     found = unrelu.invert(net, net([150.0, 0.3]))
     assert found.parameters == pytest.approx({"height": 150.0, "frequency": 0.3}, rel=1e-6)
-    np.testing.assert_array_equal(net.domain, [[110, 0.1], [190, 0.4]])
+    np.testing.assert_array_equal(net.domain.ends, [[110, 0.1], [190, 0.4]])
     with pytest.raises(UnsupportedModelError, match="NaN or infinite"):
         unrelu.from_jax(spectrum, latent_shape=2)
 
@@ -200,7 +201,7 @@ def test_wrong_arguments():
         unrelu.from_jax("gated", latent_shape=3)
     with pytest.raises(OptionError, match="leave one out"):
         unrelu.from_jax(gated, latent_shape=3, bounds={"a": (0, 1)})
-    with pytest.raises(InputError, match="'a' has"):
+    with pytest.raises(InputError, match=r"\(a\) has the lower bound 1"):
         unrelu.from_jax(gated, bounds={"a": (1, 0)})
 
 

@@ -17,8 +17,8 @@ from unrelu.local_search._compiled_activations import activate
 from unrelu.local_search.descent_kernel import descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 

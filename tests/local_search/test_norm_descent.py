@@ -17,9 +17,9 @@ import unrelu
 from tests.support import image_network, random_network
 from unrelu.errors import OptionError
 from unrelu.local_search.norm_descent import NormDescent
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status

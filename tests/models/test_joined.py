@@ -157,7 +157,7 @@ def test_a_coordinate_has_the_domain_that_all_parts_have(other):
     net = unrelu.join(u=within(h=(0.5, 0.9), m=(-3, 4)), v=other)
     low = (0.5, 0) if other.domain is None else (0.6, 0)
     ends = [(low[0], 0.9), (-3, 4), (-np.inf, np.inf) if other.domain is None else (0, 1)]
-    np.testing.assert_array_equal(net.domain.T, ends)
+    np.testing.assert_array_equal(np.transpose(net.domain.ends), ends)
     z = np.array([0.7, 1.0, 0.4])
     result = unrelu.invert(net, net(z))
     np.testing.assert_allclose(result.z, z, atol=1e-6)
@@ -168,7 +168,7 @@ def test_chains_keep_the_domain():
     line = unrelu.from_torch(torch.nn.Linear(2, 4), bounds={"h": (0.5, 0.9), "m": (-3, 4)})
     net = unrelu.join(u=line, v=PARTS["deep"])
     assert isinstance(net.plain, Network)
-    np.testing.assert_array_equal(net.domain, [[0.5, -3, -np.inf, -np.inf], [0.9, 4, np.inf, np.inf]])
+    np.testing.assert_array_equal(net.domain.ends, [[0.5, -3, -np.inf, -np.inf], [0.9, 4, np.inf, np.inf]])
 
 
 def test_nuisance_parameters_are_shared_by_name():

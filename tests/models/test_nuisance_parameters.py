@@ -15,9 +15,9 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.working_units import Coordinates, on_coordinates
 from unrelu.methods import METHODS
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint

@@ -13,9 +13,9 @@ from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.working_units import Coordinates, in_working_units
 from unrelu.models.generator import Generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.work_clock import now

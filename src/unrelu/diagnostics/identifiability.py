@@ -18,9 +18,9 @@ from torch import Tensor
 from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.working_units import in_working_units
 from unrelu.models.generator import Generator, as_generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
@@ -213,7 +213,7 @@ def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
     step = torch.randn(z.shape, generator=torch_stream("steps across kinks"), dtype=z.dtype)
     step *= _STEP * max(1.0, float(z.abs().max())) / step.norm()
     if network.domain is not None:
-        low, high = torch.from_numpy(network.domain)
+        low, high = map(torch.from_numpy, network.domain.ends)
         z = z.maximum(low + step.abs()).minimum(high - step.abs())
     with torch.no_grad():
         here, ahead, behind = (operator.forward(network.forward(code))[0] for code in (z, z + step, z - step))

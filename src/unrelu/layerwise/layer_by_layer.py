@@ -18,9 +18,9 @@ from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network, small
 from unrelu.models.opaque_network import as_chain, unchained
 from unrelu.problem import Problem

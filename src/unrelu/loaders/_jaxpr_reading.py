@@ -21,7 +21,6 @@ from jax.extend.core import ClosedJaxpr, Literal
 from torch import Tensor
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._onnx_functions import FUNCTIONS
 from unrelu.loaders._recording import at_place
 
 # Primitives that call a program, which is read in their place.
@@ -168,32 +167,6 @@ def _permuted(x: Tensor, axes: Sequence[int]) -> Tensor:
     return x if list(axes) == list(range(x.dim())) else x.permute(*axes)
 
 
-def _convolution(
-    x: Any, kernel: Any, *, dimension_numbers: Any, window_strides: Any, padding: Any, lhs_dilation: Any,
-    rhs_dilation: Any, feature_group_count: int, batch_group_count: int, **_: Any,
-) -> Tensor:  # fmt: skip
-    """A convolution of one image; with its entries apart (``lhs_dilation``), a transposed one."""
-    numbers, groups = dimension_numbers, feature_group_count
-    if not isinstance(x, Tensor) or isinstance(kernel, Tensor) or batch_group_count > 1:
-        raise TypeError("its kernel is no constant")
-    images = _permuted(x, [0, *(axis + 1 for axis in numbers.lhs_spec)]).flatten(0, 1)
-    weight = torch.from_numpy(np.array(kernel, dtype=np.float64)).permute(numbers.rhs_spec)
-    before, after = zip(*padding, strict=True)
-    if any(step > 1 for step in lhs_dilation):
-        if any(step > 1 for step in window_strides):
-            raise TypeError("it dilates and strides at once")
-        reach = [(n - 1) * step for n, step in zip(weight.shape[2:], rhs_dilation, strict=True)]
-        pads = [n - m for ends in (before, after) for n, m in zip(reach, ends, strict=True)]
-        weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-        weight = weight.flip(*range(2, weight.dim()))
-        kind, strides = "ConvTranspose", lhs_dilation
-    else:
-        kind, strides, pads = "Conv", window_strides, [*before, *after]
-    found: Tensor = FUNCTIONS[kind](images, weight, strides=strides, dilations=rhs_dilation, pads=pads, group=groups)
-    whole = found.reshape(len(x), -1, *found.shape[1:])
-    return _permuted(whole, [0, *(int(axis) + 1 for axis in np.argsort(numbers.out_spec))])
-
-
 _ENTRIES: dict[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
     "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh, "logistic": torch.sigmoid, "sin": torch.sin,
@@ -203,7 +176,6 @@ _ENTRIES: dict[str, Callable[..., Tensor]] = {
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **{name: _of_entries(function) for name, function in _ENTRIES.items()},
     "concatenate": lambda *given, dimension: torch.cat(given, dimension + 1),
-    "conv_general_dilated": _convolution,
     "convert_element_type": lambda x, *, new_dtype, **_: x.to(getattr(torch, str(np.dtype(new_dtype)))),
     "dot_general": _dot_general,
     "integer_pow": lambda x, *, y, **_: x**y,

@@ -28,23 +28,24 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_map
 
-from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.errors import InputError, ModelError, OptionError, UnsupportedModelError
 from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
 from unrelu.loaders._recording import recorded
 from unrelu.models.affine import Shape
-from unrelu.models.domain import codes_within, read_domain, trial_domain
 from unrelu.models.generator import NamedGenerator
+from unrelu.models.latent_bounds import Bounds
+from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_module, evaluated, replica
 from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import shown
 
 CPU = torch.device("cpu")
 # The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
@@ -133,15 +134,20 @@ def from_torch(
 
 def code_arguments(
     latent_shape: int | tuple[int, ...] | None, bounds: Mapping[str, Any] | None
-) -> tuple[Shape | None, list[str] | None, Array | None]:
+) -> tuple[Shape | None, list[str] | None, Bounds | None]:
     """The shape of one code, the names of its coordinates and its domain; None where they are not stated."""
     given = None if latent_shape is None else code_shape(latent_shape)
     if bounds is None:
         return given, None, None
-    names, domain = read_domain(bounds)
-    if given not in (None, domain.shape[1:]):
-        raise OptionError(f"latent_shape={given}, and bounds= are of {domain.shape[1]} coordinates; leave one out")
-    return domain.shape[1:], names, domain
+    if not isinstance(bounds, Mapping) or not bounds:
+        raise InputError(
+            f"bounds={shown(bounds)} must be a dictionary of pairs by name, such as {{'h': (0.5, 0.9)}}, in the order "
+            "in which the function takes the coordinates; of codes without names, pass latent_shape="
+        )
+    shape, names = (len(bounds),), list(bounds)
+    if given not in (None, shape):
+        raise OptionError(f"latent_shape={given}, and bounds= are of {len(bounds)} coordinates; leave one out")
+    return shape, names, Bounds.parse(bounds, shape, Names(shape, ()).named(names))
 
 
 def with_names(
@@ -173,7 +179,7 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
 
 
 def _network(
-    module: nn.Module, given: Shape | None, device: torch.device, domain: Array | None
+    module: nn.Module, given: Shape | None, device: torch.device, domain: Bounds | None
 ) -> Network | OpaqueNetwork:
     """The module as a network, for codes of the given shape or of the one that its first layer takes."""
     if given is not None:
@@ -195,7 +201,7 @@ def _network(
 
 
 def network_of(
-    module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Array | None = None,
+    module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Bounds | None = None,
     original: nn.Module | None = None,
 ) -> Network | OpaqueNetwork:  # fmt: skip
     """The chain of layers that a module computes, or the module as it is.
@@ -230,11 +236,11 @@ def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Array | None) -> tuple[Network, float]:
+def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds | None) -> tuple[Network, float]:
     """The layers of a module, in the first of the ways that can read them, and its coarsest precision."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
     draws = stream("recorded codes").standard_normal((batch, *shape))
-    codes = torch.from_numpy(codes_within(trial_domain(domain), draws)).to(device)
+    codes = torch.from_numpy(draws if domain is None else domain.trial()[0].of_normal(draws)).to(device)
     drawn = torch.random.get_rng_state()
     graph = recorded(evaluated(inner, codes), codes)
     if not torch.equal(drawn, torch.random.get_rng_state()):

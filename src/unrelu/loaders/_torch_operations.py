@@ -19,7 +19,7 @@ from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
 from unrelu.models.activations import SELU_ALPHA, SELU_SCALE, Activation
 from unrelu.models.affine import Conv, Dense, LinearOperation, Reshape, Scale, Shape, Step
-from unrelu.models.generator import numbers
+from unrelu.runtime.argument_numbers import numbers
 
 Part = Step | Activation
 # Linear operators that keep the batch first and do not take its size: called as they are.

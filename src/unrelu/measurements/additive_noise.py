@@ -12,7 +12,8 @@ from scipy.special import bdtrc, chdtr, chdtrc
 
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Fit, Noise
-from unrelu.models.generator import numbers, read_only
+from unrelu.models.generator import read_only
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags, Index
 
 # If the stated noise leaves so small a residual more rarely than this, it is smaller than stated or in another unit.

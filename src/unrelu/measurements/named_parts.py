@@ -33,8 +33,8 @@ from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers
 from unrelu.models.names import Names
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import nearest
 

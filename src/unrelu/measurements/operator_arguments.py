@@ -25,9 +25,10 @@ from unrelu.measurements.linear_operators import (
     hiding,
 )
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import longest, tried
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream

@@ -37,11 +37,11 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError, ModelError
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
 from unrelu.models.affine import Affine, Scale
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Layer, Network
 from unrelu.models.standardisation import on_scaled_codes, on_scaled_outputs
 from unrelu.runtime.array_types import Array
@@ -226,9 +226,8 @@ def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
     )
     known = _standard.get(network)
     if known is None or known[0] != key:
-        ends = np.where(standard.uniform, (standard.lower, standard.upper), [[-np.inf], [np.inf]])
         factor = bounds.with_free(np.diag(latent.factor), 0.0).T if bounds.fixed.any() else latent.factor
-        known = key, on_scaled_codes(network, bounds.with_free(latent.shift), factor, ends)
+        known = key, on_scaled_codes(network, bounds.with_free(latent.shift), factor, standard)
         _standard[network] = known
     return known[1]
 

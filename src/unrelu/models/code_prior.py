@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers
 from unrelu.models.names import Names
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 

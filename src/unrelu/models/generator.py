@@ -21,9 +21,10 @@ from unrelu.errors import HostError, InputError, OptionError
 from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
-from unrelu.models.domain import codes_within
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.rounding_error import Rounding
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
@@ -31,9 +32,6 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import LAYER_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import listed, reshaping
-
-# Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
-_UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 
 class Generator(ABC):
@@ -49,8 +47,8 @@ class Generator(ABC):
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
-        domain: the lower and upper ends of the codes that a function is meant for, flat, (2, k), infinite where there
-            is none; else None. They are the bounds of searches that state none.
+        domain: the :class:`~unrelu.models.latent_bounds.Bounds` of the codes that a function is meant for, or None.
+            They are the bounds of searches that state none.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -64,7 +62,7 @@ class Generator(ABC):
     dtype: torch.dtype
     device: torch.device
     rounding: Rounding | None = None
-    domain: Array | None = None
+    domain: Bounds | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -90,6 +88,13 @@ class Generator(ABC):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
         return dtype, usable(self.device if device is None else device, dtype)
+
+    def bounds(self, stated: Any, fixed: Any = None) -> Bounds:
+        """The bounds of a search of its codes, as users state them; by default, the domain.
+
+        Errors are those of :meth:`unrelu.models.latent_bounds.Bounds.parse`.
+        """
+        return Bounds.parse(stated, self.latent_shape, self.names, fixed, self.domain)
 
     # --- names, which a generator around this one has -----------------------------------------------------------
 
@@ -241,8 +246,12 @@ class Generator(ABC):
 
     @property
     def typical_codes(self) -> Array:
-        """16 fixed draws of z ~ N(0, I), or uniform between two ends of :attr:`domain`, flat, (16, k)."""
-        return codes_within(self.domain, stream("typical output").standard_normal((16, self.latent_dim)))
+        """16 fixed draws of z ~ N(0, I), or within the :attr:`domain`, flat, (16, k)."""
+        return self.within(stream("typical output").standard_normal((16, self.latent_dim)))
+
+    def within(self, z: Array) -> Array:
+        """Codes within the :attr:`domain` for standard normal draws, (..., k); these themselves without one."""
+        return z if self.domain is None else self.domain.of_normal(z)
 
     @cached_property
     def typical_outputs(self) -> Array:
@@ -307,7 +316,7 @@ class WrappedGenerator(Generator):
         return self.base.rounding
 
     @property
-    def domain(self) -> Array | None:  # type: ignore[override]
+    def domain(self) -> Bounds | None:  # type: ignore[override]
         """See :class:`Generator`."""
         return self.base.domain
 
@@ -386,7 +395,7 @@ class NamedGenerator(WrappedGenerator):
         if domain is not None:
             called = [
                 f"{name} {low:g} to {high:g}" if np.isfinite((low, high)).any() else name
-                for name, low, high in zip(called, *domain, strict=True)
+                for name, low, high in zip(called, *domain.ends, strict=True)
             ]
         names = f"\n  coordinates: {listed(called)}" if self.names.coordinate_names else ""
         parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in self.names.parts.items())
@@ -434,29 +443,6 @@ def _made_of(network: object) -> str:
     if isinstance(network, np.ndarray | Tensor):
         return "; it comes first, before the observations: unrelu.invert(network, y)"
     return ""
-
-
-def numbers(value: npt.ArrayLike, name: str) -> Array:
-    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is used in messages.
-
-    Raises:
-        InputError: it is ragged, complex, text or masked.
-    """
-    try:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()  # RuntimeError: meta, quantized and sparse tensors
-            value = value if value.is_complex() else value.double()
-        array = np.asarray(value)
-        kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
-        if kind is None:
-            return np.array(array, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be read as numbers: {error}") from None
-    if isinstance(value, str | os.PathLike):
-        text = os.fspath(value)
-        call = f": {name}=numpy.load({text!r})" if str(text).endswith((".npy", ".npz")) else ""
-        raise InputError(f"{name}={text!r} is text; pass the numbers{call}")
-    raise InputError(f"{name} has {kind} entries; pass real numbers")
 
 
 def read_only(array: npt.ArrayLike) -> Array:

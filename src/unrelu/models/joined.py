@@ -16,6 +16,7 @@ from unrelu.errors import OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Step
 from unrelu.models.generator import Generator, NamedGenerator, as_generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import LARGEST_COMPILED, Layer, Network
 from unrelu.models.rounding_error import Rounding
@@ -39,7 +40,7 @@ class JoinedGenerator(Generator):
     generators: tuple[Generator, ...]
     coordinates: tuple[Integers, ...]
     rounding: Rounding | None = None
-    domain: Array | None = None
+    domain: Bounds | None = None
 
     reason = "generators are joined that are no chains of layers, or too large for one chain"
 
@@ -156,15 +157,15 @@ def join(**parts: Generator) -> NamedGenerator:
     return NamedGenerator(made, names.named(order).with_parts(shapes))
 
 
-def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Array | None]:
+def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Bounds | None]:
     """The nuisance parameters among the coordinates (:class:`~unrelu.models.names.Names`), and the domain."""
     tables: dict[str, tuple[str, Array]] = {}
     ranges: dict[str, list[tuple[str, float, float]]] = {each: [] for each in order}
     for name, part in parts.items():
         k, table = part.latent_dim, part.names.nuisance_table
         columns = np.full((3, k), np.nan) if table is None else table
-        ends = np.array([[-np.inf], [np.inf]]).repeat(k, axis=1) if part.domain is None else part.domain
-        for each, column, (low, high) in zip(part.names.coordinate_names, columns.T, ends.T.tolist(), strict=True):
+        ends = part.bounds(None).ends
+        for each, column, low, high in zip(part.names.coordinate_names, columns.T, *ends, strict=True):
             other, before = tables.setdefault(each, (name, column))
             if not np.array_equal(before, column, equal_nan=True):
                 raise OptionError(
@@ -180,8 +181,9 @@ def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None
                     )
             ranges[each].append((name, low, high))
     found = np.transpose([tables[each][1] for each in order])
-    domain = np.transpose([(max(each[1] for each in of), min(each[2] for each in of)) for of in ranges.values()])
-    return (None if np.isnan(found).all() else found), (domain if np.isfinite(domain).any() else None)
+    common = [(max(each[1] for each in of), min(each[2] for each in of)) for of in ranges.values()]
+    domain = Bounds(*np.transpose(common))
+    return (None if np.isnan(found).all() else found), (None if domain.none else domain)
 
 
 def _described(column: Array) -> str:

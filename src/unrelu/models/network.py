@@ -19,6 +19,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.generator import Generator, by, evaluation_lines, read_only, to_numpy
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
@@ -142,7 +143,7 @@ class Network(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
-    domain: Array | None = field(default=None, kw_only=True)
+    domain: Bounds | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -18,10 +18,12 @@ from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, numbers, read_only
+from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, read_only
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names, parameter_coordinates, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import longest, tried
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -72,10 +74,10 @@ class ExtendedGenerator(WrappedGenerator):
         return HeadedChain(below.network, heads) if heads else None
 
     @property
-    def domain(self) -> Array | None:  # type: ignore[override]
+    def domain(self) -> Bounds | None:  # type: ignore[override]
         """That of G; no ends of the coordinates of parameters."""
-        own = np.array([[-np.inf], [np.inf]]).repeat(len(self.parameters), axis=1)
-        return None if self.base.domain is None else np.concatenate([self.base.domain, own], axis=1)
+        inner, own = self.base.domain, np.full(len(self.parameters), np.inf)
+        return None if inner is None else Bounds(np.append(inner.lower, -own), np.append(inner.upper, own))
 
     def inner(self, z: Tensor) -> Tensor:
         """See :meth:`WrappedGenerator.inner`."""

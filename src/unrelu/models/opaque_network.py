@@ -19,10 +19,10 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, by, evaluation_lines
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import frozen, replica
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
@@ -87,7 +87,7 @@ class OpaqueNetwork(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
-    domain: Array | None = field(default=None, kw_only=True)
+    domain: Bounds | None = field(default=None, kw_only=True)
     substitute: Substitute | None = field(default=None, kw_only=True, repr=False)
 
     @property

@@ -21,11 +21,13 @@ from unrelu.errors import InputError, ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.affine_head import HeadedChain
-from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, by, numbers, to_numpy
+from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, by, to_numpy
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
 from unrelu.models.rounding_error import Rounding
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 
 _Given = TypeVar("_Given", bound=Generator)
@@ -224,7 +226,7 @@ class StandardisedGenerator(WrappedGenerator):
     before: Affine
     behind: Affine
     power: float | None = None
-    domain: Array | None = None
+    domain: Bounds | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -305,7 +307,7 @@ def around(
     return StandardisedGenerator(copy(network), before, behind, power, domain)
 
 
-def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Array | None = None) -> Generator:
+def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Bounds | None = None) -> Generator:
     """G(shift + factor t): a chain whose first layer takes them up, or a generator around a copy.
 
     Args:

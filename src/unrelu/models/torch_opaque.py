@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from unrelu.errors import HostError, UnsupportedModelError
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.domain import codes_within, trial_domain, trial_lengths
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.runtime.array_types import Array
@@ -46,7 +46,7 @@ FIX_DRAWS = (
 
 def opaque(
     module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None,
-    domain: Array | None = None,
+    domain: Bounds | None = None,
 ) -> OpaqueNetwork:  # fmt: skip
     """The module as a generator that can only be evaluated and differentiated, tried at two codes by :func:`tried`.
 
@@ -73,13 +73,12 @@ def opaque(
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
-def trial_codes(latent_shape: Shape, domain: Array | None = None) -> Tensor:
+def trial_codes(latent_shape: Shape, domain: Bounds | None = None) -> Tensor:
     """Two codes, (2, *latent_shape), within the domain."""
     z = stream("trial codes").standard_normal((1, int(np.prod(latent_shape))))
     # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
     codes = np.concatenate([z, -0.7 * z])
-    codes = codes_within(trial_domain(domain), codes)
-    return torch.from_numpy(codes).reshape(2, *latent_shape)
+    return torch.from_numpy(codes if domain is None else domain.trial()[0].of_normal(codes)).reshape(2, *latent_shape)
 
 
 def computes_the_same(
@@ -153,7 +152,7 @@ def gradient_memory(module: nn.Module, codes: Tensor) -> int:
 
 def tried(
     function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0, what: str = "generator",
-    domain: Array | None = None,
+    domain: Bounds | None = None,
 ) -> OpaqueNetwork:  # fmt: skip
     """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
 
@@ -179,7 +178,7 @@ def tried(
         module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device, domain=domain
     )
     if domain is not None:
-        lengths = torch.from_numpy(np.asarray(trial_lengths(domain))).to(z.device)
+        lengths = torch.from_numpy(domain.trial()[1]).to(z.device)
     return _differentiated(network, z.flatten(1), lengths)
 
 
@@ -271,8 +270,8 @@ def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) 
         with suppress(UnsupportedModelError):
             return _differentiated_at(network, z, lengths)
         z = z * torch.from_numpy(1 + _CHANGE * rng.uniform(-1, 1, z.shape)).to(z.device)
-        if (domain := trial_domain(network.domain)) is not None:
-            z = z.clamp(*torch.from_numpy(domain).to(z.device))
+        if network.domain is not None:
+            z = z.clamp(*(torch.from_numpy(end).to(z.device) for end in network.domain.trial()[0].ends))
     return _differentiated_at(network, z, lengths)
 
 

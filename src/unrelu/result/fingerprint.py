@@ -14,7 +14,6 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.measurements.linear_operators import Operator
-from unrelu.models.domain import codes_within
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
@@ -63,10 +62,11 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, OpaqueNetwork):
         # Outputs stand for its code, and for data that it keeps outside its parameters.
         double = value.to(torch.float64, "cpu")
-        codes = codes_within(value.domain, stream("fingerprint").standard_normal((_CODES, value.latent_dim)))
+        codes = value.within(stream("fingerprint").standard_normal((_CODES, value.latent_dim)))
         outputs = double(codes).reshape(_CODES, -1)
         rounded = [f"{number:.6e}" for number in outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)].ravel()]
-        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, rounded, value.domain))
+        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, rounded))
+        yield from _parts(value.domain and value.domain.ends)
     elif is_dataclass(value):
         yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
     elif isinstance(value, _PLAIN):

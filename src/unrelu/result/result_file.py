@@ -17,7 +17,6 @@ import torch
 
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.objectives import DEGREES, Huber
 from unrelu.measurements.operator_arguments import restored
@@ -25,6 +24,7 @@ from unrelu.measurements.working_units import searched
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
+from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint

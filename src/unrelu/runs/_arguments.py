@@ -16,7 +16,6 @@ from unrelu.datasets.opening import open_data
 from unrelu.datasets.pictures import Pictures
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import MatrixFreeOperator, read_operator
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
@@ -58,7 +57,7 @@ def asked(
     if masks is not None:
         resized = size if isinstance(source.values, Pictures) else None
         masked = open_data(masks, None, resized, max_bytes, "masks")
-    box = Bounds.of(network, bounds, fixed)
+    box = network.bounds(bounds, fixed)
     prior = prior.of_names(network.names) if isinstance(prior, Normal) else prior
     if posterior:
         PriorTransform.of(box, prior if isinstance(prior, Normal) else None)

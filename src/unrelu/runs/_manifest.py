@@ -12,9 +12,9 @@ from typing import Any
 from unrelu._version import __version__
 from unrelu.datasets.data_set import Observations
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.latent_bounds import Bounds
 from unrelu.methods import METHODS
 from unrelu.models.code_prior import Normal
+from unrelu.models.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs.chunk_work import STATUSES, Work

@@ -1,14 +1,20 @@
-"""Numbers among the arguments of public functions: the right type, and no truth values."""
+"""Numbers and arrays among the arguments of public functions: the right type, and no truth values."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from unrelu.errors import OptionError
+from unrelu.errors import InputError, OptionError
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import shown
+
+# Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
+_UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 
 def real_number(name: str, value: Any, what: str) -> float:
@@ -27,3 +33,28 @@ def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> i
         limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
         raise OptionError(f"{name}={shown(value)} must be a whole number {limits}")
     return int(value)
+
+
+def numbers(value: npt.ArrayLike, name: str) -> Array:
+    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is used in messages.
+
+    Raises:
+        InputError: it is ragged, complex, text or masked.
+    """
+    import torch  # noqa: PLC0415 -- files are read before PyTorch is needed
+
+    try:
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu()  # RuntimeError: meta, quantized and sparse tensors
+            value = value if value.is_complex() else value.double()
+        array = np.asarray(value)
+        kind = "masked" if np.ma.is_masked(value) else _UNREAL.get(array.dtype.kind)
+        if kind is None:
+            return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as numbers: {error}") from None
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        call = f": {name}=numpy.load({text!r})" if str(text).endswith((".npy", ".npz")) else ""
+        raise InputError(f"{name}={text!r} is text; pass the numbers{call}")
+    raise InputError(f"{name} has {kind} entries; pass real numbers")

@@ -11,8 +11,9 @@ import torch
 
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import LayerSystem, LInf
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.argument_numbers import numbers
 from unrelu_studies.paper.theory.constants import c_inf
 
 Array = npt.NDArray[np.float64]

@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy
+from scipy.special import ndtr
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, numbers
 from unrelu.models.names import Names
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
 _SHORTEST = 1e-290
+# Trials of functions stay so far from each end, as a share of the width: they take steps for finite differences.
+_MARGIN = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +45,14 @@ class Bounds:
     normal: Flags | bool = False
 
     @classmethod
-    def of(cls, network: Generator, bounds: Any, fixed: Any = None) -> Bounds:
-        """The bounds of a search of a generator's codes, by default its domain; see :meth:`parse`."""
-        ends, names = network.domain, network.names
-        if isinstance(bounds, Mapping):
-            bounds = _by_name(bounds, names, ends)
-        return cls.parse(ends if bounds is None else bounds, network.latent_shape, names, fixed)
-
-    @classmethod
-    def parse(cls, bounds: Any, shape: Shape, names: Names | None = None, fixed: Any = None) -> Bounds:
+    def parse(
+        cls, bounds: Any, shape: Shape, names: Names | None = None, fixed: Any = None, domain: Bounds | None = None
+    ) -> Bounds:
         """Read bounds of codes of this shape: None, (lower, upper) of numbers or arrays, or ``scipy.optimize.Bounds``.
 
         Where coordinates have names, they can also be a dictionary {name: (lower, upper)} of those with bounds. Those
-        of nuisance parameters are in the parameter's own units, and keep its prior. ``fixed`` is a dictionary of values
-        by the names or the places of the coordinates.
+        of nuisance parameters are in the parameter's own units, and keep its prior. What they leave out, and None, is
+        that of the ``domain``. ``fixed`` is a dictionary of values by the names or the places of the coordinates.
 
         Raises:
             InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
@@ -63,11 +60,12 @@ class Bounds:
                 is outside of the bounds.
         """
         k, names = math.prod(shape), names or Names(shape, ())
-        if isinstance(bounds, Mapping):
-            bounds = _by_name(bounds, names, None)
+        domain = domain or cls(np.full(k, -np.inf), np.full(k, np.inf))
+        if bounds is None or isinstance(bounds, Mapping):
+            bounds = _by_name(bounds or {}, names, domain)
         ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         try:
-            low, high = (-np.inf, np.inf) if bounds is None else ends
+            low, high = ends
         except (TypeError, ValueError):
             pairs = isinstance(bounds, list | tuple) and len(bounds) == k
             call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"
@@ -170,6 +168,17 @@ class Bounds:
         low, high = (np.where(self.boxed, end, 0.0) for end in (self.lower, self.upper))
         return low + (high - low) * p
 
+    def of_normal(self, z: Array) -> Array:
+        """Codes for standard normal draws z (..., k), as :meth:`draw` has them."""
+        return self.reflect(np.where(self.uniform, self.quantile(ndtr(z)), z))
+
+    def trial(self) -> tuple[Bounds, Array]:
+        """Bounds with a margin, in which a function is tried, and the lengths of steps there, (k,)."""
+        with np.errstate(invalid="ignore"):
+            width = np.where(self.boxed, self.upper - self.lower, 1.0)
+        inner = Bounds(self.lower + _MARGIN * width, self.upper - _MARGIN * width)
+        return inner, np.where(self.boxed, width / math.sqrt(12), 1.0)
+
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), mirrored at finite bounds."""
         z = rng.standard_normal((*shape, len(self.lower)))
@@ -222,9 +231,9 @@ class Bounds:
             )
 
 
-def _by_name(bounds: Mapping[Any, Any], names: Names, domain: Array | None) -> Array:
+def _by_name(bounds: Mapping[Any, Any], names: Names, domain: Bounds) -> Array:
     """Lower and upper bounds, (2, k), from pairs by name; the others are those of the domain."""
-    ends = np.array([[-np.inf], [np.inf]]).repeat(names.latent_dim, axis=1) if domain is None else domain.copy()
+    ends = np.stack(domain.ends)
     for name, given in bounds.items():
         j = names.place(name, "bounds")
         pair = numbers(given, f"bounds: {name}")
