@@ -22,7 +22,7 @@ from unrelu.models.generator import placed
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.search import sample_cache
-from unrelu.search.learned_prior import prior_key
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel
 
 DEVICE = second_device.NAME
 START = np.random.default_rng(4).standard_normal((3, 3))
@@ -165,7 +165,9 @@ def main() -> None:
         "means": float(np.abs((drawn[0].mean - drawn[1].mean) / drawn[0].std).max()),
     }  # fmt: skip
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
-    document["priors"] = [prior_key(Problem.build(each, net(code))) for each in (net, there)]
+    document["priors"] = [
+        LearnedConfidence(Problem.build(each, net(code))).name(NoiseLevel(-2, 0)) for each in (net, there)
+    ]
     document["fingerprints"], document["printed"] = [fingerprint(net), fingerprint(there)], str(there)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.npz"

@@ -10,9 +10,8 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
-from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, prior_key
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel
 
 N, NOISE = 12, "gaussian:0.3"
 
@@ -45,10 +44,9 @@ def noisy(network, level=0.3, count=30, operator=None):
 def kept(network, operator=None, bounds=None, shape=(2, N)):
     """The priors that are kept for a network and measurement in memory, by level."""
     problem = Problem.build(network, np.ones(shape), operator=operator, bounds=bounds).equilibrated()
-    known = learned_prior._known.get(problem.network, {})
     levels = [NoiseLevel(noise, excess) for noise in range(-12, 6) for excess in (None, 0, 1, 2, 3)]
-    key = prior_key(problem)
-    return {level: known[key, level] for level in levels if (key, level) in known}
+    names = {level: LearnedConfidence(problem).name(level) for level in levels}
+    return {level: network.learned[name] for level, name in names.items() if name in network.learned}
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------

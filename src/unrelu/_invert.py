@@ -149,15 +149,25 @@ def invert(
         network, y, name or "inversion", device, progress, callback, operator=operator, noise=noise, bounds=bounds,
         fixed=fixed, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
-        ready = problem.equilibrated()
-        refuse(run, ready)
         check_sequence(sequence, run, problem, z0)
-        solve = partial(_solved, norm=None if ready.stated_loss else norm, name=name)
-        result = _solved_in_sequence(solve, run, ready) if sequence else solve(run, ready)
-        own: Any = run.layer_method if isinstance(run, Layerwise) else run
-        if is_dataclass(own):  # its options, defaults included
-            options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-        return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
+        return inverted(problem, run, name, norm, options, sequence)
+
+
+def inverted(
+    problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any], sequence: bool = False
+) -> Inversion:
+    """Run a method on a problem as users state it, with arguments of :func:`invert`, and judge its codes.
+
+    ``name`` is that of the registry; None for a callable of the user's.
+    """
+    ready = problem.equilibrated()
+    refuse(run, ready)
+    solve = partial(_solved, norm=None if ready.stated_loss else norm, name=name)
+    result = _solved_in_sequence(solve, run, ready) if sequence else solve(run, ready)
+    own: Any = run.layer_method if isinstance(run, Layerwise) else run
+    if is_dataclass(own):  # its options, defaults included
+        options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
+    return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
 
 
 def _solved_in_sequence(solve: Callable[..., Inversion], run: Method, problem: Problem) -> Inversion:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +14,27 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from scipy.stats import chi2
 
-from unrelu._invert import invert
+from unrelu._invert import invert, inverted
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, OptionError
-from unrelu.models.generator import Generator, NamedGenerator, as_generator
-from unrelu.problem import Problem
+from unrelu.methods import make
+from unrelu.models.generator import Generator, as_generator
+from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.words import count, number, shown
 from unrelu.runtime.work_clock import now
-from unrelu.search.learned_prior import adopt
-from unrelu.thresholds import CONFIDENT
+from unrelu.thresholds import CONFIDENT, LOCAL_OPTIMUM
 
 if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure
 
 # With fewer values in an interval, its ends are interpolated too far.
 _FEW = 4
-# Codes are optimal to this share of the objective; a lower objective is another optimum.
-_OPTIMAL = 1e-5
+# Generators are alike if their typical outputs differ by at most this share of the spread of these.
+_ALIKE = 0.1
 # The levels that are printed and drawn: those of one and two standard deviations.
 _LEVELS = (0.6827, 0.9545)
 
@@ -249,8 +249,7 @@ def profile(
     best = invert(network, y, fixed=fixed, **stated)
     if not best.problem.single:
         raise InputError(f"y is a batch of {best.problem.size}; a profile is of one observation, without a batch axis")
-    # A copy of the generator, so that what values share is found by no other search.
-    grid = _Grid(NamedGenerator(copy(own.plain), table), y, stated, dict(fixed or {}), places, axes, best)
+    grid = _Grid(own, y, stated, dict(fixed or {}), places, axes, best)
     for at in grid.order():
         if stopped:
             break
@@ -259,7 +258,7 @@ def profile(
         if not stopped and not grid.sure(at):
             grid.descend(at)
     lowest = min(grid.found.values(), key=lambda found: float(found.fun), default=best)
-    if lowest.fun < (1 - _OPTIMAL) * best.fun and not stopped:
+    if lowest.fun < (1 - LOCAL_OPTIMUM) * best.fun and not stopped:
         best = invert(network, y, fixed=fixed, z0=lowest.z, **stated)
     named = tuple(table.parameter_names[place] for place in places)
     return Profile(named, tuple(axes), best, *grid.columns(), seconds=now() - began)
@@ -296,8 +295,10 @@ class _Grid:
         self, network: Generator, y: Any, stated: dict[str, Any], held: dict[Any, Any], places: Sequence[int],
         axes: Sequence[Array], best: Inversion,
     ) -> None:  # fmt: skip
-        self.network, self.y, self.stated, self.held = network, y, stated, held
-        self.places, self.axes, self.best = places, axes, best
+        self.network, self.y, self.held, self.places, self.axes, self.best = network, y, held, places, axes, best
+        known = signature(problem_of).parameters.keys() | signature(Problem.build).parameters.keys()
+        self.stated = {"device": None, "progress": False, **{key: stated[key] for key in stated if key in known}}
+        self.options = {key: value for key, value in stated.items() if key not in known}
         self.found: dict[tuple[int, ...], Inversion] = {}
         self._first: Problem | None = None  # as it was searched
 
@@ -308,13 +309,13 @@ class _Grid:
         points = product(*(range(len(axis)) for axis in self.axes))
         return sorted(points, key=lambda at: sum(float(side[i]) for side, i in zip(near, at, strict=True)))
 
-    def _solved(self, at: tuple[int, ...], start: Inversion, **arguments: Any) -> Inversion:
+    def _solved(self, at: tuple[int, ...], start: Inversion, **options: Any) -> Inversion:
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
-        fixed = self.held | dict(zip(self.places, values, strict=True))
-        if self._first is not None:
-            bounds = self.network.bounds(self.stated["bounds"], fixed)
-            adopt(replace(start.problem, bounds=bounds).equilibrated(), self._first)
-        return invert(self.network, self.y, fixed=fixed, z0=start.z, **self.stated | arguments)
+        fixed, options = self.held | dict(zip(self.places, values, strict=True)), self.options | options
+        with problem_of(self.network, self.y, "auto", fixed=fixed, z0=start.z, **self.stated) as problem:
+            alike = self._first if self._first and _alike(problem, self._first) else None
+            problem = replace(problem, alike=alike)
+            return inverted(problem, make("auto", options), "auto", self.stated.get("norm"), options)
 
     def search(self, at: tuple[int, ...]) -> None:
         """Search the point, also from the code of the nearest one that is finished."""
@@ -332,7 +333,7 @@ class _Grid:
         near = [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]
         for other in near if at in self.found else ():
             tried = self._solved(at, self.found[other], rounds=0)
-            if tried.fun < (1 - _OPTIMAL) * self.found[at].fun:
+            if tried.fun < (1 - LOCAL_OPTIMUM) * self.found[at].fun:
                 self.found[at] = tried
 
     def columns(self) -> tuple[Array, Array, Array, Array]:
@@ -343,3 +344,9 @@ class _Grid:
         for at, found in self.found.items():
             fun[at], z[at], sure[at], p[at] = found.fun, found.z, found.confidence, found.p_value
         return fun, z, sure, p
+
+
+def _alike(problem: Problem, first: Problem) -> bool:
+    """Whether the generator of a problem, in working units, differs little from that of the first, at typical codes."""
+    own, known = problem.equilibrated().network.typical_outputs, first.network.typical_outputs
+    return bool(np.linalg.norm(own - known) <= _ALIKE * np.linalg.norm(known - known.mean(axis=0)))

@@ -66,6 +66,9 @@ class Problem:
         names: what the user's coordinates and parts of the output are called.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss; None for a norm or a deviance.
+        learned: what searches have learned on the user's generator, see :attr:`~unrelu.Generator.learned`.
+        alike: a problem in working units whose generator is nearly the same. Its samples, and what is learned on it,
+            serve for this one; None for the own.
         normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
             working units it is N(0, I), or flat in some coordinates.
 
@@ -94,6 +97,8 @@ class Problem:
     names: Names = field(kw_only=True)
     stated_loss: Huber | None = None
     normal: Normal | None = None
+    learned: dict[str, Any] = field(default_factory=dict)
+    alike: Problem | None = None
 
     @classmethod
     @computing()
@@ -129,7 +134,7 @@ class Problem:
         problem = cls(
             network, values, stated, norm, measurement, weight, single, read_z0(network, z0, len(values), box),
             whole_number("seed", seed, 0, 2**63 - 1), Control.of(time_limit, callback, network.latent_shape),
-            bounds=box, names=names, stated_loss=stated_loss,
+            bounds=box, names=names, stated_loss=stated_loss, learned=network.learned,
         )  # fmt: skip
         return problem.whitened(normal)
 

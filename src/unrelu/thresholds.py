@@ -14,6 +14,8 @@ CONFIDENT = 0.99
 RADIUS = 10.0
 # Objectives that differ by at most this share are the same optimum, and a code is the best if none is lower by more.
 SAME_OPTIMUM = 1e-2
+# A code is a local optimum to this share of the objective.
+LOCAL_OPTIMUM = 1e-5
 # A residual is that of an exact fit up to this share of max|y|; of data in single precision, up to their rounding.
 EXACT_FIT_TOLERANCE = 1e-8
 # Entries outside of the range of the output's activation by more than this share of max|y| have noise.

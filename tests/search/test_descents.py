@@ -13,7 +13,8 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.search._schedules import BATCH
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
-from unrelu.search.sample_cache import SampleCache
+from unrelu.search.joint_search import searched_objective
+from unrelu.search.sample_cache import SampleCache, single
 
 K, N, B, RESTARTS = 4, 40, 5, 6
 MEASUREMENTS = {
@@ -38,8 +39,8 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 def made(way, problem):
     if way is CompiledDescents:
         return way(problem)
-    cache = SampleCache.of(problem.network)
-    return way(BATCH, problem, cache, SquaredError.of(problem, cache.single))
+    cache = SampleCache.of(problem)
+    return way(BATCH, problem, cache, SquaredError.of(problem, single(problem.network)))
 
 
 def start_from(problem, perturbations=0, seed=2, rows=None, **options):
@@ -182,13 +183,13 @@ def test_batches_of_descents_stop_between_two_steps(calls):
 
 
 def choice(problem):
-    cache = SampleCache.of(problem.network)
-    return type(descents_for(problem, cache, SquaredError.of(problem, cache.single if cache.fits else problem.network)))
+    cache = SampleCache.of(problem)
+    return type(descents_for(problem, cache, searched_objective(problem, cache)))
 
 
 def test_so_are_large_ones_and_those_that_leave_single_precision(monkeypatch):
     problem, _ = noisy()
-    cache = SampleCache.of(problem.network)
+    cache = SampleCache.of(problem)
     assert type(descents_for(problem, cache, SquaredError.of(problem))) is BatchDescents  # in double precision
     assert choice(problem) is CompiledDescents
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", K * 20 + 20 * N - 1)

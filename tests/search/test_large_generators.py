@@ -73,7 +73,7 @@ def test_noisy_measurements_end_as_low_as_on_small_generators(measurement, few, 
     monkeypatch.setattr(sample_cache, "_LARGE", 0)
     monkeypatch.setattr("unrelu.search.descents._FEW", few)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
-    descents = descents_for(found.problem, SampleCache.of(again), SquaredError.of(found.problem))
+    descents = descents_for(found.problem, SampleCache.of(found.problem), SquaredError.of(found.problem))
     assert descents.schedule is (FEW_COORDINATES if few else LIMITED_MEMORY)
     assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
 

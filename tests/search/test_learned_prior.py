@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import weakref
@@ -30,7 +32,6 @@ from unrelu.search.learned_prior import (
     NoiseLevel,
     Simulation,
     keep,
-    prior_key,
     simulated,
     spread_of,
 )
@@ -84,6 +85,11 @@ def learned_of(monkeypatch):
     return levels
 
 
+def name_of(problem, level=LEVEL):
+    """What a prior is known by."""
+    return LearnedConfidence(problem).name(level)
+
+
 # --- where it comes from ----------------------------------------------------------------------------------------------
 
 
@@ -119,7 +125,7 @@ def test_another_process_finds_it_and_answers_with_the_same_bytes(cache):
     exec(IN_ANOTHER_PROCESS, here)
     cold = here["inverted"]()
     assert list(cache.iterdir())
-    code = IN_ANOTHER_PROCESS + "LearnedConfidence._learn = None  # to learn would be an error\nprint(inverted())"
+    code = IN_ANOTHER_PROCESS + "LearnedConfidence.learn = None  # to learn would be an error\nprint(inverted())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == cold
 
@@ -189,19 +195,18 @@ def test_a_folder_that_cannot_be_written_is_no_error(learned_of, tmp_path, monke
 def test_it_is_kept_in_the_users_folder_of_caches(monkeypatch, tmp_path):
     monkeypatch.delenv("UNRELU_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    path = LearnedConfidence(problem_of())._path(LEVEL)
-    assert path.parent == tmp_path / "caches" / "unrelu" / "priors"
-    assert path != LearnedConfidence(problem_of())._path(NoiseLevel(-2, None))
+    assert learned_prior._path("a").parent == tmp_path / "caches" / "unrelu" / "priors"
+    assert name_of(problem_of()) != name_of(problem_of(), NoiseLevel(-2, None))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     if os.name == "posix":
-        assert LearnedConfidence(problem_of())._path(LEVEL).parent == tmp_path / ".cache" / "unrelu" / "priors"
+        assert learned_prior._path("a").parent == tmp_path / ".cache" / "unrelu" / "priors"
 
 
 # --- what it depends on -----------------------------------------------------------------------------------------------
 
 
-def test_keys_tell_networks_measurements_bounds_priors_and_levels_apart():
+def test_names_tell_networks_measurements_bounds_priors_and_levels_apart():
     problems = [
         *(problem_of(kind=kind) for kind in ("whole", "mask", "matrix")),
         problem_of(prior=0.1),
@@ -210,47 +215,58 @@ def test_keys_tell_networks_measurements_bounds_priors_and_levels_apart():
         problem_of(bounds=(-1, 2)),
         problem_of(bounds=(-1, np.inf)),
     ]
-    keys = [prior_key(problem) for problem in problems]
+    keys = [name_of(problem) for problem in [*problems, problem_of(rough(1))]]
     assert len(set(keys)) == len(keys)
     counts = np.ones((2, N))
     kinds = ("poisson", "negative-binomial:10", "negative-binomial:3")
-    of_counts = {prior_key(Problem.build(rough(), counts, noise=noise)) for noise in kinds}
+    of_counts = {name_of(Problem.build(rough(), counts, noise=noise)) for noise in kinds}
     assert len(of_counts) == 3
     assert not of_counts & set(keys)
 
 
-def test_measurements_of_one_kind_have_one_key():
-    """Random masks and matrices of a picture are alike; a hidden half is not, nor are fewer measurements."""
-    network, rng = unrelu.zoo.load("mnist-relu"), np.random.default_rng(0)
-
-    def key(operator, size):
-        return prior_key(Problem.build(network, np.ones((1, size)), operator=operator, noise="gaussian:0.1"))
-
-    masks = [unrelu.Mask(rng.permutation(784) < 392) for _ in range(3)]
-    assert len({key(mask, 784) for mask in masks}) == 1
-    assert key(unrelu.Mask(np.arange(784) < 392), 784) != key(masks[0], 784)
-    matrices = [unrelu.Matrix(rng.standard_normal((m, 784))) for m in (60, 60, 30)]
-    one, other, fewer = (key(matrix, len(matrix.array)) for matrix in matrices)
-    assert one == other != fewer
-
-
 @pytest.mark.parametrize("kind", ["whole", "masks"])
-def test_keys_do_not_depend_on_the_observation_its_noise_or_the_seed(kind):
+def test_names_do_not_depend_on_the_observation_its_noise_or_the_seed(kind):
     one, other = problem_of(kind=kind), problem_of(kind=kind, seed=3)
-    assert prior_key(one) == prior_key(other)
+    assert name_of(one) == name_of(other)
     for options in ({"noise": "gaussian:0.3"}, {"noise": "uniform:0.3"}, {"z0": np.ones((B, K))}):
-        assert prior_key(problem_of(kind=kind, **options)) == prior_key(one)
+        assert name_of(problem_of(kind=kind, **options)) == name_of(one)
 
 
-def test_priors_go_with_their_network():
-    network = rough()
+@pytest.mark.parametrize("kind", ["whole", "mask", "masks", "matrix"])
+def test_the_measurements_that_are_simulated_are_those_of_the_kind_not_the_users(kind):
+    """They have the user's kind themselves, so that every measurement of the kind learns on the same ones."""
+    problem = problem_of(kind=kind)
+    asked = LearnedConfidence(problem).canonical()
+    again = LearnedConfidence(problem_of(kind=kind, seed=3, noise="gaussian:0.3")).canonical()
+    np.testing.assert_array_equal(asked.operator.values(np.eye(N)[:1]), again.operator.values(np.eye(N)[:1]))
+    assert name_of(asked) == name_of(problem)
+
+
+def test_priors_go_with_their_network_and_travel_with_it():
+    network, priors = rough(), []
     keep(problem_of(network), LEVEL, Prior({4: FLAT}))
-    gc.collect()  # networks of other tests go before they are counted
-    gone, before = weakref.ref(network), len(learned_prior._known)
-    del network
+    for other in (network, pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        priors.append(other.learned[name_of(problem_of(other))])
+    assert all(np.array_equal(prior.weights[4], FLAT) for prior in priors)
+    unrelu.invert(network, noisy(network), bounds=(-2, 2))  # which keeps the network in other units, and samples
+    gone = weakref.ref(network)
+    del network, other
     gc.collect()
     assert gone() is None
-    assert len(learned_prior._known) == before - 1
+
+
+def test_processes_that_need_a_prior_at_the_same_time_learn_it_once(cache, tmp_path):
+    """The second waits for the first, and reads its file."""
+    code = IN_ANOTHER_PROCESS + (
+        "learned, learn = [], LearnedConfidence.learn\n"
+        "LearnedConfidence.learn = lambda self, *given: learned.append(given[0]) or learn(self, *given)\n"
+        "inverted()\nprint(len(learned))"
+    )
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for path in cache.iterdir():
+        path.unlink()
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sum(int(process.communicate()[0]) for process in both) == int(alone.stdout)
 
 
 # --- when it is learned -----------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from tests.support import random_network
 from unrelu.loaders import from_torch
 from unrelu.measurements import read_operator
 from unrelu.search import sample_cache as cache_module
-from unrelu.search.sample_cache import SampleCache
+from unrelu.problem import Problem
+from unrelu.search.sample_cache import SampleCache, single
 
 K, N, B = 4, 30, 6
 NETWORK = random_network((K, 15, N), seed=1, bias=True)
@@ -40,6 +41,11 @@ def sizes(z):
 
 
 every_measurement = pytest.mark.parametrize("kind", MEASUREMENTS)
+
+
+def samples_of(network):
+    """The samples that searches of its outputs use."""
+    return SampleCache.of(Problem.build(network, np.zeros(network.output_dim)))
 
 
 def measured(kind, network=NETWORK, seed=2):
@@ -76,7 +82,7 @@ def textbook(cache, matrix, seen, noise):
 def test_the_posterior_is_the_textbooks(kind, noise):
     """But that codes are N(0, I), whose covariance the samples have up to sampling error."""
     operator, matrices, y, x = measured(kind)
-    cache = SampleCache.of(NETWORK)
+    cache = samples_of(NETWORK)
     mean, covariance = (part.numpy() for part in cache.model.posterior(operator, y, noise))
     assert covariance.shape == (B if kind == "masks" else 1, K, K)
     expected = [textbook(cache, a, a @ row, noise) for a, row in zip(matrices, x, strict=True)]
@@ -87,7 +93,7 @@ def test_the_posterior_is_the_textbooks(kind, noise):
 
 def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monkeypatch):
     operator, _, y, _ = measured("masks")
-    cache = SampleCache.of(NETWORK)
+    cache = samples_of(NETWORK)
     whole = cache.model.posterior(operator, y, 0.1)
     monkeypatch.setattr(cache_module, "SAMPLE_NUMBERS", 1)  # one at a time
     for one, other in zip(whole, cache.model.posterior(operator, y, 0.1), strict=True):
@@ -111,8 +117,8 @@ def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
 
 
 def test_samples_are_outputs_of_normal_codes():
-    cache = SampleCache.of(NETWORK)
-    assert cache.single.dtype == cache.model.z.dtype == cache.model.x.dtype == torch.float32
+    cache = samples_of(NETWORK)
+    assert single(NETWORK).dtype == cache.model.z.dtype == cache.model.x.dtype == torch.float32
     assert cache.model.z.shape == (4096, K)
     assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
     np.testing.assert_allclose(np.cov(cache.model.z.T), np.eye(K), atol=0.1)
@@ -122,12 +128,12 @@ def test_samples_are_outputs_of_normal_codes():
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_a_bank_is_built_once_for_a_network():
+def test_samples_are_drawn_once_for_a_network():
     network = random_network((3, 8, 12), seed=5)
-    first = SampleCache.of(network)
-    assert SampleCache.of(network) is first
+    first = samples_of(network)
+    assert samples_of(network) is first
     assert first.model.parts is first.model.parts
-    assert SampleCache.of(random_network((3, 8, 12), seed=5)) is not first
+    assert samples_of(random_network((3, 8, 12), seed=5)) is not first
     again = SampleCache(network)
     assert again is not first
     for one, two in (
@@ -139,9 +145,9 @@ def test_a_bank_is_built_once_for_a_network():
 
 
 @pytest.mark.parametrize("branches", [False, True])
-def test_a_bank_goes_with_its_network(branches):
+def test_samples_go_with_their_network(branches):
     network = from_torch(made(Residual), latent_shape=5) if branches else random_network((3, 8, 12), seed=6)
-    cache = SampleCache.of(network)
+    cache = samples_of(network)
     gone = weakref.ref(cache)
     del network, cache
     gc.collect()

@@ -17,7 +17,7 @@ def starts_of(sizes, count=2, **options):
     network = random_network(sizes, seed=1, bias=True)
     y = network(np.random.default_rng(2).standard_normal((count, sizes[0]))) + 0.1
     problem = Problem.build(network, y, **options)
-    return SearchStarts(problem, SampleCache.of(network, problem.bounds), SquaredError.of(problem, network))
+    return SearchStarts(problem, SampleCache.of(problem), SquaredError.of(problem, network))
 
 
 @every_size

@@ -16,7 +16,7 @@ from unrelu.search import sample_cache
 from unrelu.search._schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
-from unrelu.search.sample_cache import SampleCache
+from unrelu.search.sample_cache import SampleCache, single
 
 SCHEDULES = {
     "compiled": COMPILED,
@@ -130,7 +130,7 @@ def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeyp
         y = np.rint(np.abs(network(np.ones((2, network.latent_dim))))) + 1.0
         problem = Problem.build(network, y, **options)
         cache = SampleCache(network)
-        descents = descents_for(problem, cache, SquaredError.of(problem, cache.single))
+        descents = descents_for(problem, cache, SquaredError.of(problem, single(network)))
         return type(descents), descents.schedule
 
     assert chosen(network) == (CompiledDescents, COMPILED)

@@ -53,7 +53,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
-from unrelu.search.sample_cache import SampleCache, is_expensive
+from unrelu.search.sample_cache import exact_model, is_expensive
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
 # scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
@@ -247,8 +247,7 @@ def _principal(problem: Problem, part: Index) -> Array | None:
 
     They are computed in double precision, so that they are the same in all units.
     """
-    samples = SampleCache.of(problem.network, problem.bounds).exactly(problem.network)
-    model, operator = samples.measured_by(problem.operator)
+    model, operator = exact_model(problem).measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
     own, chosen = operator.take(part), directions[order[: 2 * _DIRECTIONS]]

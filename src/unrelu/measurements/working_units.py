@@ -28,7 +28,6 @@ Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Sa
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -161,9 +160,14 @@ class WorkingUnits:
         with np.errstate(over="ignore", under="ignore"):
             return np.asarray(np.ldexp(value, power * self.data))
 
+    @property
+    def rescaled(self) -> bool:
+        """Whether outputs, of layers or of the generator, have another unit."""
+        return bool(self.output or any(self.layers))
+
     def of_outputs(self, network: Generator) -> Generator:
         """The generator of codes in the user's units, whose outputs, also of layers, are in these units."""
-        if not (self.output or any(self.layers)):
+        if not self.rescaled:
             return network
         if isinstance(network, Network):
             pairs = zip(network.layers, (0, *self.layers), self.layers, strict=False)
@@ -177,12 +181,6 @@ class InUnits(NamedTuple):
     network: Generator
     operator: Operator
     units: WorkingUnits
-
-
-# By generator: its units without coordinates, and the generator in them. What a search learns is cached with that.
-_scaled: weakref.WeakKeyDictionary[Generator, tuple[WorkingUnits, Generator | None]] = weakref.WeakKeyDictionary()
-# By generator: its last coordinates, and the generator on them.
-_standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakref.WeakKeyDictionary()
 
 
 def in_working_units(
@@ -203,13 +201,10 @@ def in_working_units(
     operator = operator or IdentityOperator(network.output_shape)
     if not scaled:
         return InUnits(network, operator, WorkingUnits(latent))
-    if network not in _scaled:
-        found = _units_of(network)
-        made = found.of_outputs(network)
-        _scaled[network] = found, None if made is network else made
-    units, rescaled = _scaled[network]
-    network, output = rescaled or network, units.output
-    data = output
+    units = network.once("working units", lambda: _units_of(network))
+    if units.rescaled:
+        network = network.once("in working units", lambda: units.of_outputs(network))
+    data = output = units.output
     if not operator.selects:
         typical = network.typical_outputs  # those of the middle sizes: others may be any power of these
         middle = np.argsort(np.abs(typical).max(axis=1))[len(typical) // 2 - 1 :][:2]
@@ -224,12 +219,12 @@ def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
     key = b"".join(
         a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, np.asarray(standard.normal))
     )
-    known = _standard.get(network)
-    if known is None or known[0] != key:
+
+    def made() -> Generator:
         factor = bounds.with_free(np.diag(latent.factor), 0.0).T if bounds.fixed.any() else latent.factor
-        known = key, on_scaled_codes(network, bounds.with_free(latent.shift), factor, standard)
-        _standard[network] = known
-    return known[1]
+        return on_scaled_codes(network, bounds.with_free(latent.shift), factor, standard)
+
+    return network.once("on coordinates", made, key)
 
 
 def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:

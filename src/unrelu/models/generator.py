@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any, Self, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,8 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import LAYER_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import listed, reshaping
+
+Kept = TypeVar("Kept")
 
 
 class Generator(ABC):
@@ -95,6 +96,30 @@ class Generator(ABC):
         Errors are those of :meth:`unrelu.models.latent_bounds.Bounds.parse`.
         """
         return Bounds.parse(stated, self.latent_shape, self.names, fixed, self.domain)
+
+    # --- what is kept with it -----------------------------------------------------------------------------------
+
+    @cached_property
+    def learned(self) -> dict[str, Any]:
+        """What searches have learned on it (:mod:`unrelu.search.learned_prior`), by name; it travels with the generator."""
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[Hashable, Any]]:
+        return {}
+
+    def once(self, what: str, make: Callable[[], Kept], key: Hashable = None) -> Kept:
+        """Return ``make()``, which is kept with the generator until ``what`` is asked for with another key.
+
+        This is the one cache of what follows from a generator: itself on a device or in other units, samples. It must
+        depend on nothing but the generator and the key. It is neither copied nor pickled.
+        """
+        if what not in self._kept or self._kept[what][0] != key:
+            self._kept[what] = key, make()
+        return cast(Kept, self._kept[what][1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     # --- names, which a generator around this one has -----------------------------------------------------------
 
@@ -416,19 +441,12 @@ def as_generator(network: object) -> Generator:
     )
 
 
-# By generator: the same on other devices. What a search learns of a generator is cached with that object.
-_placed: weakref.WeakKeyDictionary[Generator, dict[torch.device, Generator]] = weakref.WeakKeyDictionary()
-
-
 def placed(network: object, device: torch.device | str | None) -> Generator:
     """The generator on a device, the same object at every call; as it is for None. Else, an OptionError."""
     found = as_generator(network)
     if device is None or (place := usable(device, found.dtype)) == found.device:
         return found
-    others = _placed.setdefault(found, {})
-    if place not in others:
-        others[place] = found.to(device=place)
-    return others[place]
+    return found.once(f"on {place}", lambda: found.to(device=place))
 
 
 def _made_of(network: object) -> str:

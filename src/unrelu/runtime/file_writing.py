@@ -6,8 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +94,21 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
             return
         time.sleep(0.1)  # a process that checks the lock holds it for a moment
     raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
+
+
+@contextmanager
+def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
+    """Wait until no other process works on the file, or until ``stopped``; a file that cannot be made is no reason to."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("ab"))
+            while not _lock(file.fileno()) and not stopped():
+                time.sleep(0.05)
+        yield
+        with suppress(OSError):
+            if not path.stat().st_size:  # nothing was written
+                path.unlink()
 
 
 def locked(path: Path) -> bool:

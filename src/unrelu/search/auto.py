@@ -38,9 +38,9 @@ class Search:
     When a search stops is decided in :mod:`~unrelu.search._stopping_rule`. The confidence follows from where the
     restarts ended, how many at the best objective, up to 1%, and how many at the second best, and from what
     perturbations of the best restart found (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned
-    on the generator (:mod:`~unrelu.search.learned_prior`), once for each kind of measurement and level of noise. What
-    an earlier measurement of the kind has taught is used, so the confidence may depend on which came first. Learning
-    takes about a second, up to five on emulators, or as long as thirty restarts of a large generator.
+    on the generator (:mod:`~unrelu.search.learned_prior`), once for each kind of measurement and level of noise, on
+    measurements that are drawn for the kind: the confidence does not depend on earlier calls. Learning takes about a
+    second, up to five on emulators, or as long as thirty restarts of a large generator.
 
     Where a Jacobian is expensive (:class:`~unrelu.search.sample_cache.SampleCache`), descents are L-BFGS steps without
     smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. With few coordinates they are

@@ -253,20 +253,23 @@ Descents: TypeAlias = CompiledDescents | BatchDescents
 
 
 def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
-    """The descents for a problem, with the schedule for what its generator and measurement are.
+    """The descents for a problem, with their :func:`schedule_for` it."""
+    schedule = schedule_for(problem, cache, objective)
+    compiled = schedule is _schedules.COMPILED
+    return CompiledDescents(problem) if compiled else BatchDescents(schedule, problem, cache, objective)
+
+
+def schedule_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Schedule:
+    """The schedule for what the generator and the measurement of a problem are.
 
     Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
     choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS if they
     have many coordinates, else by tempering: at levels of noise that fall from that of the spread of the measurements.
     """
     small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
-    if small and objective.squares:
-        return CompiledDescents(problem)
     if small:
-        schedule = _schedules.COUNTS
-    elif cache.large:
+        return _schedules.COMPILED if objective.squares else _schedules.COUNTS
+    if cache.large:
         few = problem.network.latent_dim <= _FEW and objective.squares
-        schedule = _schedules.FEW_COORDINATES if few else _schedules.LIMITED_MEMORY
-    else:
-        schedule = _schedules.BATCH if problem.operator.linear else _schedules.NONLINEAR
-    return BatchDescents(schedule, problem, cache, objective)
+        return _schedules.FEW_COORDINATES if few else _schedules.LIMITED_MEMORY
+    return _schedules.BATCH if problem.operator.linear else _schedules.NONLINEAR

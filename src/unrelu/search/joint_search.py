@@ -32,7 +32,7 @@ from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.confidence import FLAT, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
-from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single
+from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single, single
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
 # Below this fraction of |y|^2, a code found in single precision may be an exact fit.
@@ -72,8 +72,8 @@ def by_agreement(search: JointSearch, observations: Index) -> Array:
 
 def searched_objective(problem: Problem, cache: SampleCache) -> SquaredError:
     """The objective of a search: in single precision, unless the generator, y or the prior are beyond its range."""
-    single = cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
-    return SquaredError.of(problem, cache.single if single else problem.network)
+    fits = cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
+    return SquaredError.of(problem, single(problem.network) if fits else problem.network)
 
 
 class JointSearch:
@@ -100,7 +100,7 @@ class JointSearch:
         rounds: int | None = None, pool: bool = False, simulated: bool = False,
     ) -> None:  # fmt: skip
         self.problem, self.judge, self.pool, self.simulated = problem, judge, pool, simulated
-        self.cache = SampleCache.of(problem.network, problem.bounds)
+        self.cache = SampleCache.of(problem)
         self.objective = searched_objective(problem, self.cache)
         self.descents = descents_for(problem, self.cache, self.objective)
         self.starts = SearchStarts(problem, self.cache, self.objective, self.descents.first_tempered)

@@ -12,15 +12,15 @@ this kind if residuals exceed the stated noise, or the user's code is longer tha
 
 The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer.
 
-The prior is kept with the generator as long as it lives, and in a file for other processes.
+The measurements A are canonical ones of the kind of the user's (:mod:`unrelu.search._measurement_kind`). What is learned
+so is a function of the generator, the kind, the level of noise and the options: the same wherever and whenever it is
+learned. It is kept with the generator, and in a file for other processes.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-import weakref
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,20 +34,20 @@ from scipy.special import chdtrc
 
 from unrelu._version import __version__
 from unrelu.errors import UnreluError
-from unrelu.measurements import Operator
 from unrelu.measurements.additive_noise import Gaussian
-from unrelu.measurements.linear_operators import normalised
 from unrelu.measurements.noise import UnknownNoise
-from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.archives import Table, read_archive, write_archive
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.file_writing import taking_turns
 from unrelu.runtime.run_control import Control
 from unrelu.runtime.streams import stream
 from unrelu.search._schedules import ROUNDS
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
-from unrelu.search.joint_search import JointSearch, flat_confidence
+from unrelu.search.descents import schedule_for
+from unrelu.search.joint_search import JointSearch, flat_confidence, searched_objective
+from unrelu.search._measurement_kind import MeasurementKind, cycled
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 
@@ -55,13 +55,8 @@ from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
-# The largest difference of the outputs of generators that are alike, as a share of their spread.
-_ALIKE = 0.1
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# Of measurements of one kind, the numbers of measured values and the information that they give differ at most by this
-# factor. Random masks of half of 64 pixels have standard deviations of 12 and 7%.
-_KIND_STEP = 1.25
 # The most rounds of a quick simulation.
 _QUICK_ROUNDS = 3
 # An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
@@ -70,7 +65,7 @@ _EXPLAINED, _FAR = 1.5, 1e-3
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 9
+_RECIPE = 10
 # A file is no larger than that of a hundred rounds.
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
@@ -79,8 +74,6 @@ _MESSAGE = (
     "unrelu is learning how sure it can be on this generator, once for each kind of measurement and level of noise"
 )
 _say_once = cache(partial(getLogger("unrelu").warning, _MESSAGE))
-
-_known: weakref.WeakKeyDictionary[Generator, dict[tuple[str, NoiseLevel], Prior]] = weakref.WeakKeyDictionary()
 
 
 # --- simulated observations -------------------------------------------------------------------------------------------
@@ -113,7 +106,7 @@ def simulated(
     problem: Problem, level: NoiseLevel, count: int, seed: int = 0, radius: float = RADIUS
 ) -> tuple[Problem, Array]:
     """A problem of ``count`` simulated observations at a level of noise, and their codes, (count, k)."""
-    operator, spread, noise = _cycled(problem.operator, count), spread_of(problem), problem.noise
+    operator, spread, noise = cycled(problem.operator, count), spread_of(problem), problem.noise
     keys, network = (level.noise, str(level.misfit), seed), problem.network
     white, structured = (size[:, None] * spread for size in level.errors(count))
     in_order = (np.arange(count) // 2 % 2 == 1)[:, None]
@@ -145,16 +138,11 @@ def simulated(
 
 def spread_of(problem: Problem) -> float:
     """The standard deviation of measurements over outputs of the generator."""
-    x = SampleCache.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
-    operator = _cycled(problem.operator, len(x))
+    x = SampleCache.of(problem).model.x[:_OUTPUTS].cpu().double().numpy()
+    operator = cycled(problem.operator, len(x))
     values, seen = operator.values(x), operator.seen(len(x))
     centred = np.where(seen, values - values.mean(axis=0), 0.0)
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
-
-
-def _cycled(operator: Operator, count: int) -> Operator:
-    """The operator for ``count`` outputs; those of the observations take turns."""
-    return operator.take(np.arange(count) % operator.count) if operator.count else operator
 
 
 # --- their search -----------------------------------------------------------------------------------------------------
@@ -269,7 +257,7 @@ class LearnedConfidence:
 
     def __init__(self, problem: Problem, radius: float = RADIUS) -> None:
         self.problem, self.radius = problem, radius
-        self._spread, self._key = spread_of(problem), prior_key(problem, radius)
+        self._spread, self._kind = spread_of(problem), MeasurementKind.of(problem)
 
     def __call__(self, search: JointSearch, observations: Index) -> Array:
         """The confidence of some observations of a search, (b,)."""
@@ -312,81 +300,70 @@ class LearnedConfidence:
 
     def _prior(self, level: NoiseLevel, search: JointSearch) -> Prior:
         """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
-        known, key = _known.setdefault(self.problem.network, {}), (self._key, level)
-        if key not in known and not search.rule.short:
-            path, plan = self._path(level), search.descents.schedule
+        known, name = self.problem.learned, self.name(level)
+        if search.rule.short:
+            return Prior({})
+        if name not in known:
+            path, plan = _path(name), search.descents.schedule
             # A simulation is assumed to take as long as the search of as many observations.
             spent = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
             prior = _read(path)
-            in_time = plan.simulated * spent < _SHARE_OF_TIME * self.problem.control.remaining()
-            if prior is None and in_time and (prior := self.learn(level, search)):
-                _write(path, prior)
+            if prior is None and plan.simulated * spent < _SHARE_OF_TIME * self.problem.control.remaining():
+                with taking_turns(path, search.watch):  # what another process learns meanwhile need not be learned here
+                    if (prior := _read(path)) is None and (prior := self.learn(level, search)):
+                        _write(path, prior)
             if prior is not None:
-                known[key] = prior
-        return known.get(key, Prior({}))
+                known[name] = prior
+        return known.get(name, Prior({}))
 
-    def _path(self, level: NoiseLevel) -> Path:
-        """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
-        user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        name = sha256(f"{self._key} {level} {fingerprint(self.problem.network)}".encode()).hexdigest()
-        return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
+    def name(self, level: NoiseLevel) -> str:
+        """The digest of all that a prior depends on."""
+        problem = self.problem.alike or self.problem
+        network = problem.network.once("fingerprint", lambda: fingerprint(problem.network))
+        proper = problem.normal and problem.normal.proper.tolist()
+        counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
+        ends = [end.tobytes().hex() for end in (problem.bounds.lower, problem.bounds.upper)]
+        options = f"{__version__} {_RECIPE} {ROUNDS} {self.radius} {problem.prior!r} {proper} {counts} {ends}"
+        return sha256(f"{network} {problem.network.device.type} {self._kind} {level} {options}".encode()).hexdigest()
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
         """The prior from a simulation; None if the time limit or the callback stopped it."""
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
-        plan, control = search.descents.schedule, self.problem.control.part(lambda _: search.report())
+        control = self.problem.control.part(lambda _: search.report())
         control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
         try:
-            problem, truth = simulated(self.problem, level, plan.simulated, radius=self.radius)
+            problem = self.canonical()
+            cache = SampleCache.of(problem)
+            plan = schedule_for(problem, cache, searched_objective(problem, cache))
+            problem, truth = simulated(problem, level, plan.simulated, radius=self.radius)
             quick = plan.quick and (plan.large or level.misfit == 0)  # codes of misfits do not tell the best
             simulation = Simulation(replace(problem, control=control), truth, quick, self.radius)
             return None if simulation.search.watch.reason else simulation.prior()
         finally:
             timer.cancel()
 
+    def canonical(self) -> Problem:
+        """A problem without observations, with canonical measurements of the kind."""
+        problem = self.problem.alike or self.problem
+        operator = self._kind.canonical(problem)
+        nothing = np.zeros((max(1, operator.count), operator.m))
+        return replace(problem, y=nothing, operator=operator, z0=None, given=None, stated_loss=None)
+
 
 def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
-    """Use a prior for this network, measurement and level of noise as long as the network lives."""
-    _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
-
-
-def adopt(problem: Problem, other: Problem) -> None:
-    """Search a problem with the samples of another, and what was learned on it, if the generators are much alike.
-
-    They are if their outputs at typical codes differ by little of the spread of these outputs.
-    """
-    own, known = problem.network.typical_outputs, other.network.typical_outputs
-    if not np.linalg.norm(own - known) <= _ALIKE * np.linalg.norm(known - known.mean(axis=0)):
-        return
-    SampleCache.adopt(problem.network, other.network)
-    _known[problem.network] = dict(_known.get(other.network, {}))
-
-
-def prior_key(problem: Problem, radius: float = RADIUS) -> str:
-    """What a prior depends on beside the network and the level; the device decides how it is searched.
-
-    Measurements are of the same kind, and share a prior, if they are of the same class, and if the numbers of measured
-    values and the information that they give of the code (:meth:`GaussianModel.information`) round to the same steps.
-    Of a nonlinear measurement, the values of one output are compared as well.
-    """
-    operator, proper = problem.operator, problem.normal and problem.normal.proper.tolist()
-    inner, some = operator.unweighted, _cycled(operator, min(operator.count, _OUTPUTS))
-    model, measured = SampleCache.of(problem.network, problem.bounds).measured_by(normalised(some)[0])
-    size = np.maximum([float(problem.observed.mean()), model.information(measured)], 1e-2)
-    count, information = np.rint(np.log(size) / math.log(_KIND_STEP)).astype(int)
-    values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()
-    counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
-    kind = f"{type(inner).__name__} {count} {information}"
-    rest = (
-        f"{__version__} {_RECIPE} {ROUNDS} {radius} {problem.prior!r} {proper} {counts} {problem.network.device.type}"
-    )
-    ends = problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes()
-    return sha256(values + ends + f"{kind} {rest}".encode()).hexdigest()
+    """Use a prior for this generator, kind of measurement and level of noise from now on."""
+    problem.learned[LearnedConfidence(problem).name(level)] = prior
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _path(name: str) -> Path:
+    """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
 
 
 def _read(path: Path) -> Prior | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -54,8 +53,6 @@ _SHORT = 0.3
 # best codes are long, short ones for optima nearby (tuned on the families to tune on).
 _SHORTEST, _LONGEST = 0.1, 10.0
 
-_caches: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
-
 
 def fits_single(size: float) -> bool:
     """Whether numbers of this size have squares in single precision; NaN has none."""
@@ -93,6 +90,7 @@ class GaussianModel:
 
     z: Tensor
     x: Tensor
+    _measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = field(default_factory=weakref.WeakKeyDictionary)
 
     @cached_property
     def spread(self) -> float:
@@ -151,27 +149,43 @@ class GaussianModel:
         covariance = torch.eye(self.z.shape[1]).to(codes) - codes.T @ codes + codes.T @ solved
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
 
-    def information(self, operator: Operator) -> float:
+    def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
+        """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
+
+        If ``operator`` is not linear, x are its measurements of the samples, and the linear operator is the identity.
+        """
+        if operator.linear:
+            return self, operator
+        if isinstance(operator, WeightedOperator) and operator.before is None:
+            model, inner = self.measured_by(operator.inner)
+            return model, WeightedOperator(inner, operator.weight)
+        if operator not in self._measured:
+            values = _values(operator.to(self.x.dtype, self.x.device), self.x)
+            self._measured[operator] = GaussianModel(self.z, _bounded(values))
+        return self._measured[operator], IdentityOperator(operator.shape)
+
+    def information(self, operator: Operator, values: float) -> float:
         r"""The information that measurements give of the code, in bits for each coordinate.
 
         .. math:: \frac{1}{2 k} \log_2 \det(I + C^T C / \sigma^2)
 
-        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of measurements.
+        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of measurements,
+        of which ``values`` count.
 
         Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
         """
-        gram = self._information_matrix(operator, operator.count)[1]
+        gram = self._information_matrix(operator, operator.count, values=values)[1]
         bits = torch.linalg.slogdet(gram.double()).logabsdet.nan_to_num().mean() / (2 * math.log(2))
         return float(bits) / self.z.shape[1]
 
     def _information_matrix(
-        self, operator: Operator, count: int, variance: float | None = None
+        self, operator: Operator, count: int, variance: float | None = None, values: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """The measured directions C^T, (B or 1, r, m), and I + C^T C / s^2, (B or 1, r, r)."""
         operator = operator.to(self.x.dtype, self.x.device)
         measured = operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
         if variance is None:
-            variance = _ESTIMATE_NOISE * float(measured.square().sum(dim=1).mean())
+            variance = _ESTIMATE_NOISE * float(measured.square().sum(dim=(1, 2)).mean()) / values
         gram = measured @ measured.transpose(1, 2) / max(variance, torch.finfo(self.x.dtype).tiny)
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
         return measured, gram
@@ -185,8 +199,7 @@ class SampleCache:
 
     Attributes:
         large: whether a Jacobian is expensive. Work is counted, not timed, so that a search gives the same bits again.
-        single: the generator in float32.
-        fits: whether ``single`` works: its layers and outputs stay in the range of single precision.
+        fits: whether single precision works: layers and outputs stay in its range.
         model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
     """
 
@@ -197,9 +210,9 @@ class SampleCache:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
             codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
-        self.single, z = network.to(torch.float32), codes.to(network.device)
+        z = codes.to(network.device)
         try:
-            x = _values(self.single, z)
+            x = _values(single(network), z)
             self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
         except RuntimeError:  # a module with constants of its own in double precision
             self.fits = False
@@ -207,34 +220,16 @@ class SampleCache:
             z = z.to(network.dtype)
             x = _values(network, z)
         self.model = GaussianModel(z, _bounded(x))
-        self._measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = weakref.WeakKeyDictionary()
-        self._exact: SampleCache | None = None
 
     @classmethod
-    def of(cls, network: Generator, bounds: Bounds | None = None) -> SampleCache:
-        """The cache of a network, built at the first call and kept as long as the network lives.
+    def of(cls, problem: Problem) -> SampleCache:
+        """The samples of a problem's generator, or of the one whose samples serve for it; kept with that generator.
 
         Bounds need no key: a network on the coordinates of bounded codes is an object of its own
         (:func:`~unrelu.measurements.working_units.on_coordinates`).
         """
-        if network not in _caches:
-            _caches[network] = cls(network, bounds)
-        return _caches[network]
-
-    @classmethod
-    def adopt(cls, network: Generator, other: Generator) -> None:
-        """Use the samples of another network, whose outputs are nearly the same at the same codes, for starts."""
-        own = copy(cls.of(other))
-        own.single, own._exact, own._measured = network.to(torch.float32), None, weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
-        _caches[network] = own
-
-    def exactly(self, network: Generator) -> SampleCache:
-        """The cache of the first codes and their outputs in double precision, on the CPU; computed once."""
-        if self._exact is None:
-            self._exact, z = copy(self), self.model.z[:_EXACT].to("cpu", torch.float64)
-            self._exact.model = GaussianModel(z, _bounded(_values(network.to(torch.float64, "cpu"), z)))
-            self._exact._measured = weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
-        return self._exact
+        owner = problem.alike or problem
+        return owner.network.once("samples", lambda: cls(owner.network, owner.bounds))
 
     def measured(self, operator: Operator) -> list[Tensor]:
         """The measurements of the samples, (N, m), by the operator of each observation; one if all share it."""
@@ -242,21 +237,20 @@ class SampleCache:
         each = [operator.take(np.array([i])) for i in range(operator.count)] or [operator]
         return [_values(one.to(x.dtype, x.device), x) for one in each]
 
-    def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
-        """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
 
-        If ``operator`` is not linear, x are its measurements of the samples, and the linear operator is the identity.
-        """
-        if operator.linear:
-            return self.model, operator
-        if isinstance(operator, WeightedOperator) and operator.before is None:
-            model, inner = self.measured_by(operator.inner)
-            return model, WeightedOperator(inner, operator.weight)
-        if operator not in self._measured:
-            x = self.model.x
-            values = _values(operator.to(x.dtype, x.device), x)
-            self._measured[operator] = GaussianModel(self.model.z, _bounded(values))
-        return self._measured[operator], IdentityOperator(operator.shape)
+def single(network: Generator) -> Generator:
+    """The generator in single precision."""
+    return network.once("in single precision", lambda: network.to(torch.float32))
+
+
+def exact_model(problem: Problem) -> GaussianModel:
+    """The model of some of the samples in double precision, on the CPU: the same in all units."""
+
+    def made() -> GaussianModel:
+        z = SampleCache.of(problem).model.z[:_EXACT].to("cpu", torch.float64)
+        return GaussianModel(z, _bounded(_values(problem.network.to(torch.float64, "cpu"), z)))
+
+    return problem.network.once("samples in double precision", made)
 
 
 class SearchStarts:
@@ -275,7 +269,7 @@ class SearchStarts:
         self, problem: Problem, cache: SampleCache, objective: SquaredError, tempered: SquaredError | None = None
     ) -> None:
         self.problem, self.cache, self.objective, self.tempered = problem, cache, objective, tempered
-        self._samples, self._operator = cache.measured_by(objective.operator)
+        self._samples, self._operator = cache.model.measured_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
         self._operator, gain = normalised(self._operator)  # the Gaussian model is one in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]

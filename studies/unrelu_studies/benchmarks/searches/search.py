@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu._invert import invert
+from unrelu.problem import Problem
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
@@ -82,7 +83,8 @@ def measure_cell(cell: SearchCell, instances: int, seed: int, methods: Sequence[
     sizes = [min(_BATCH, instances - done) for done in range(0, instances, _BATCH)]
     batches = [draw(cell, size, index, seed) for index, size in enumerate(sizes)]
     for batch in batches:
-        _ = SampleCache.of(batch.network).model.parts  # built once for each generator; timed apart
+        problem = Problem.build(batch.network, batch.y, operator=batch.operator).equilibrated()
+        _ = SampleCache.of(problem).model.parts  # built once for each generator; timed apart
     others = [batches[0].first(_OTHERS.get(cell.generator, _FEW))]
     for method in methods:
         if cell.noise or method != KNOWN:

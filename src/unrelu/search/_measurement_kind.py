@@ -1,0 +1,183 @@
+r"""Kinds of measurements, which share what is learned of the confidence, and the canonical measurements of a kind.
+
+What is learned on a generator must not depend on whose measurement came first. It is learned on measurements that are
+drawn for the kind, from a stream of its own, never on the user's. A kind is what is measured, how many values, and how
+much they tell of the code (:meth:`~unrelu.search.sample_cache.GaussianModel.information`), both in steps of a quarter.
+
+- Masks and weights of outputs: the canonical ones are random masks.
+- Other linear measurements: the canonical one is a random matrix.
+- A nonlinear measurement is a kind of its own: the canonical one is itself, with random masks if entries are hidden.
+  So is any other than masks if the noise is a likelihood, which may have a parameter for each entry.
+
+Weights w count as :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4` values, so a mask counts those that it shows. Random masks
+and matrices are tilted until they tell as much as the kind does. To tell less, they measure what varies together. To
+tell more, they measure the directions in which outputs vary least (leverage scores, whitening).
+
+Sources: Kish, Survey Sampling (1965), section 11.7 (effective sample size); Mahoney and Drineas, "CUR matrix
+decompositions for improved data analysis", PNAS 106 (2009) (leverage scores).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from unrelu.measurements import IdentityOperator, Operator, WeightedOperator
+from unrelu.measurements.linear_operators import MatrixOperator, hiding, normalised
+from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.memory_limits import DENSE_NUMBERS, SAMPLE_NUMBERS, at_once
+from unrelu.runtime.streams import stream
+from unrelu.search.sample_cache import GaussianModel, SampleCache
+
+# The numbers of values of a kind differ at most by this factor, and so does the information. Random masks of half of
+# 64 pixels have standard deviations of 12 and 7%.
+_STEP = 1.25
+# Numbers below this count as so much.
+_LEAST = 1e-2
+# The most operators of a batch whose information is measured, and the number of canonical masks.
+_OPERATORS, _MASKS = 256, 16
+# Bisections of the tilt.
+_BISECTIONS = 5
+
+
+@dataclass(frozen=True)
+class MeasurementKind:
+    """What measurements that share a prior have in common.
+
+    Attributes:
+        measured: "outputs", "matrix", or the digest of a measurement of its own kind.
+        values: the logarithm of the number of measured values, in steps; None if all are measured alike.
+        information: the logarithm of the information, in steps.
+    """
+
+    measured: str
+    values: int | None
+    information: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> MeasurementKind:
+        """The kind of a problem's measurements; a mean over the observations, if each has its own."""
+        operator = problem.operator
+        some = normalised(cycled(operator, min(operator.count, _OPERATORS)))[0]
+        core, shares, own = _without_weights(some), _squared_weights(some), problem.noise.likelihood is not None
+        values = float((shares.sum(axis=1) ** 2 / np.square(shares).sum(axis=1)).mean())
+        model, linear = SampleCache.of(problem).model.measured_by(some)
+        measured, information = _measured(core, own), _steps(model.information(linear, values))
+        alike = measured != "matrix" and values == (core.n if measured == "outputs" else core.m)
+        return cls(measured, None if alike else _steps(values), information)
+
+    def canonical(self, problem: Problem) -> Operator:
+        """Measurements of this kind for the generator of a problem that has it."""
+        core = _without_weights(problem.operator)
+        if self.measured == "outputs":
+            core = IdentityOperator(problem.network.output_shape)
+        if self.values is None:
+            return core
+        model, draw = SampleCache.of(problem).model.measured_by(core)[0], _masks
+        count, most = round(_STEP**self.values), core.m
+        if self.measured == "matrix":
+            model, draw, most = SampleCache.of(problem).model, _matrix, max(1, DENSE_NUMBERS // core.n)
+        count = min(max(count, 1), most)
+
+        def tilted(tilt: float) -> tuple[Operator, float]:
+            """The measurements, and by how much they tell too much, in steps."""
+            rng = stream("canonical measurements", self.measured, self.values or 0, self.information)
+            made = draw(model, core, count, tilt, rng)
+            return made, _logarithm(model.information(model.measured_by(made)[1], count)) - self.information
+
+        found, excess = tilted(0.0)
+        low, high, sign = 0.0, 1.0, -math.copysign(1.0, excess)
+        for _ in range(_BISECTIONS):
+            if abs(excess) <= 1 / 2:
+                break
+            middle = (low + high) / 2
+            found, excess = tilted(sign * middle)
+            low, high = (middle, high) if sign * excess < 0 else (low, middle)
+        return found
+
+
+def cycled(operator: Operator, count: int) -> Operator:
+    """The operator for ``count`` outputs; those of the observations take turns."""
+    return operator.take(np.arange(count) % operator.count) if operator.count else operator
+
+
+def _logarithm(number: float) -> float:
+    return math.log(max(number, _LEAST)) / math.log(_STEP)
+
+
+def _steps(number: float) -> int:
+    return round(_logarithm(number))
+
+
+def _without_weights(operator: Operator) -> Operator:
+    """The measurement without weights and masks."""
+    while isinstance(operator, WeightedOperator) and operator.before is None:
+        operator = operator.inner
+    return operator
+
+
+def _squared_weights(operator: Operator) -> Array:
+    """The squares of the weights of the entries, (B, m); (1, m) if all observations share them."""
+    squares = np.ones((1, operator.m))
+    while isinstance(operator, WeightedOperator) and operator.before is None:
+        squares = squares * np.square(operator.weight.cpu().double().numpy())
+        operator = operator.inner
+    return squares
+
+
+def _measured(core: Operator, own: bool) -> str:
+    """What a measurement without weights measures, see :class:`MeasurementKind`; ``own`` ones are like themselves."""
+    if core.linear and (not own or core.output_shaped):
+        return "outputs" if core.selects else "matrix"
+    values = core.values(stream("a fixed output").standard_normal((1, core.n)))
+    return sha256(type(core).__name__.encode() + values.tobytes()).hexdigest()
+
+
+# --- canonical measurements; a tilt from -1 to 1 makes them tell less or more -----------------------------------------
+
+
+def _masks(model: GaussianModel, core: Operator, count: int, tilt: float, rng: np.random.Generator) -> Operator:
+    """Masks that show ``count`` entries of what ``core`` measures: those of the highest scores.
+
+    Scores are normal. Tilted, they are a random combination of principal directions, or those of leverage.
+    """
+    directions = _directions(model)
+    masks = min(_MASKS, at_once(SAMPLE_NUMBERS, directions.size))
+    scores = (1 - abs(tilt)) * rng.standard_normal((masks, core.m))
+    if tilt < 0:
+        lengths = np.linalg.norm(directions, axis=0)
+        along = directions / np.where(lengths > 0, lengths, 1.0)
+        scores -= tilt * (rng.standard_normal((masks, len(along))) @ along)
+    elif tilt > 0:
+        leverage = np.square(directions / np.linalg.norm(directions, axis=1, keepdims=True)).sum(axis=0)
+        scores += tilt * ndtri((rankdata(leverage) - 0.5) / core.m)
+    seen: Flags = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(seen, np.argsort(-scores, axis=1, kind="stable")[:, :count], True, axis=1)
+    return hiding(core, seen)
+
+
+def _matrix(model: GaussianModel, core: Operator, count: int, tilt: float, rng: np.random.Generator) -> Operator:
+    """A matrix of ``count`` normal rows. Tilted, principal directions have a gain, a power of their deviations."""
+    directions = _directions(model)
+    deviations = np.linalg.norm(directions, axis=1)
+    power = -tilt if tilt > 0 else -2 * tilt
+    rows, units = rng.standard_normal((count, core.n)), directions / deviations[:, None]
+    gains = (deviations / np.sqrt(np.square(deviations).mean())) ** power - 1
+    rows += (rows @ units.T * gains) @ units
+    # Measurements are about as large as outputs.
+    rows *= np.sqrt(np.square(directions).sum() / core.n / (np.square(rows @ directions.T).sum() / count))
+    return MatrixOperator(torch.from_numpy(rows), (count,))
+
+
+def _directions(model: GaussianModel) -> Array:
+    """The principal directions of what is measured, scaled to their deviations, (r, n)."""
+    directions = model.parts[2].cpu().double().numpy()
+    lengths = np.linalg.norm(directions, axis=1)
+    return directions[lengths > np.finfo(np.float32).eps * lengths.max(initial=np.finfo(float).tiny)]
