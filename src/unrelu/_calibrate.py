@@ -55,9 +55,9 @@ def calibrate(
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number
-    of independent restarts that ended in the best known optimum. The network keeps it, also where it is pickled, so it is
-    part of every later question about this network: ``invert(network, ..., operator=operator)`` uses it, if its noise,
-    stated or not, is within a factor of 1.7 of this one, and its bounds and device are the same.
+    of independent restarts that ended in the best known optimum. The network keeps it, also where it is pickled. Every
+    later ``invert(network, ..., operator=operator)`` uses it, if its noise, stated or not, is within a factor of 1.7 of
+    this one, and its bounds and device are the same.
 
     Args:
         network, device: as for :func:`unrelu.invert`.

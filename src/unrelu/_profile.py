@@ -312,9 +312,8 @@ class _Grid:
     def _solved(self, at: tuple[int, ...], start: Inversion, **options: Any) -> Inversion:
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
         fixed, options = self.held | dict(zip(self.places, values, strict=True)), self.options | options
-        with problem_of(self.network, self.y, "auto", fixed=fixed, z0=start.z, **self.stated) as problem:
-            alike = self._first if self._first and _alike(problem, self._first) else None
-            problem = replace(problem, alike=alike)
+        with problem_of(self.network, self.y, "auto", fixed=fixed, z0=start.z, **self.stated) as asked:
+            problem = replace(asked, alike=self._first if self._first and _alike(asked, self._first) else None)
             return inverted(problem, make("auto", options), "auto", self.stated.get("norm"), options)
 
     def search(self, at: tuple[int, ...]) -> None:

@@ -95,7 +95,7 @@ def test_a_hidden_part_of_a_nonlinear_measurement_is_hidden_at_random():
     network = random_network((3, 6, 12), bias=True)
     shown = np.arange(12) < 7
     problem = Problem.build(
-        network, np.ones((1, 12)), operator=lambda x: torch.tanh(x), noise=unrelu.Gaussian(np.where(shown, 0.1, np.inf))
+        network, np.ones((1, 12)), operator=torch.tanh, noise=unrelu.Gaussian(np.where(shown, 0.1, np.inf))
     ).equilibrated()
     canonical = MeasurementKind.of(problem).canonical(problem)
     assert (canonical.seen(canonical.count).sum(axis=1) == 7).all()

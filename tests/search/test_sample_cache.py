@@ -13,8 +13,8 @@ from tests.opaque_modules import Residual, made
 from tests.support import random_network
 from unrelu.loaders import from_torch
 from unrelu.measurements import read_operator
-from unrelu.search import sample_cache as cache_module
 from unrelu.problem import Problem
+from unrelu.search import sample_cache as cache_module
 from unrelu.search.sample_cache import SampleCache, single
 
 K, N, B = 4, 30, 6

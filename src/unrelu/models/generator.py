@@ -101,7 +101,7 @@ class Generator(ABC):
 
     @cached_property
     def learned(self) -> dict[str, Any]:
-        """What searches have learned on it (:mod:`unrelu.search.learned_prior`), by name; it travels with the generator."""
+        """What searches have learned on it, by name (:mod:`unrelu.search.learned_prior`); pickles contain it."""
         return {}
 
     @cached_property

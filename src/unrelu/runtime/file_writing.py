@@ -98,7 +98,7 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 
 @contextmanager
 def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
-    """Wait until no other process works on the file, or until ``stopped``; a file that cannot be made is no reason to."""
+    """Wait until no other process works on the file, or until ``stopped``. Do not wait where it cannot be made."""
     with ExitStack() as stack:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)

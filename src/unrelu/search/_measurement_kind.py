@@ -41,8 +41,8 @@ from unrelu.search.sample_cache import GaussianModel, SampleCache
 _STEP = 1.25
 # Numbers below this count as so much.
 _LEAST = 1e-2
-# The most operators of a batch whose information is measured, and the number of canonical masks.
-_OPERATORS, _MASKS = 256, 16
+# The most operators of a batch whose information is measured; masks that are drawn, and one of so many is canonical.
+_OPERATORS, _MASKS, _OF = 256, 64, 4
 # Bisections of the tilt.
 _BISECTIONS = 5
 
@@ -69,7 +69,7 @@ class MeasurementKind:
         core, shares, own = _without_weights(some), _squared_weights(some), problem.noise.likelihood is not None
         values = float((shares.sum(axis=1) ** 2 / np.square(shares).sum(axis=1)).mean())
         model, linear = SampleCache.of(problem).model.measured_by(some)
-        measured, information = _measured(core, own), _steps(model.information(linear, values))
+        measured, information = _measured(core, own), _steps(model.information(linear, values).mean())
         alike = measured != "matrix" and values == (core.n if measured == "outputs" else core.m)
         return cls(measured, None if alike else _steps(values), information)
 
@@ -87,10 +87,12 @@ class MeasurementKind:
         count = min(max(count, 1), most)
 
         def tilted(tilt: float) -> tuple[Operator, float]:
-            """The measurements, and by how much they tell too much, in steps."""
+            """Of the measurements that are drawn, those that tell nearest to enough; by how much too much, in steps."""
             rng = stream("canonical measurements", self.measured, self.values or 0, self.information)
-            made = draw(model, core, count, tilt, rng)
-            return made, _logarithm(model.information(model.measured_by(made)[1], count)) - self.information
+            drawn = draw(model, core, count, tilt, rng)
+            excess = _logarithms(model.information(model.measured_by(drawn)[1], count)) - self.information
+            nearest = np.argsort(np.abs(excess), kind="stable")[: max(1, len(excess) // _OF)]
+            return drawn.take(np.sort(nearest)), float(excess[nearest].mean())
 
         found, excess = tilted(0.0)
         low, high, sign = 0.0, 1.0, -math.copysign(1.0, excess)
@@ -108,12 +110,12 @@ def cycled(operator: Operator, count: int) -> Operator:
     return operator.take(np.arange(count) % operator.count) if operator.count else operator
 
 
-def _logarithm(number: float) -> float:
-    return math.log(max(number, _LEAST)) / math.log(_STEP)
+def _logarithms(numbers: Array) -> Array:
+    return np.asarray(np.log(np.maximum(numbers, _LEAST)) / math.log(_STEP))
 
 
 def _steps(number: float) -> int:
-    return round(_logarithm(number))
+    return round(float(_logarithms(np.asarray(number))))
 
 
 def _without_weights(operator: Operator) -> Operator:
@@ -144,7 +146,7 @@ def _measured(core: Operator, own: bool) -> str:
 
 
 def _masks(model: GaussianModel, core: Operator, count: int, tilt: float, rng: np.random.Generator) -> Operator:
-    """Masks that show ``count`` entries of what ``core`` measures: those of the highest scores.
+    """Random masks that show ``count`` entries of what ``core`` measures: those of the highest scores.
 
     Scores are normal. Tilted, they are a random combination of principal directions, or those of leverage.
     """

@@ -12,9 +12,9 @@ this kind if residuals exceed the stated noise, or the user's code is longer tha
 
 The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer.
 
-The measurements A are canonical ones of the kind of the user's (:mod:`unrelu.search._measurement_kind`). What is learned
-so is a function of the generator, the kind, the level of noise and the options: the same wherever and whenever it is
-learned. It is kept with the generator, and in a file for other processes.
+The measurements A are canonical ones of the kind of the user's (:mod:`unrelu.search._measurement_kind`), so that the
+prior is a function of the generator, the kind, the level of noise and the options alone. It is kept with the generator,
+and in a file for other processes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.file_writing import taking_turns
 from unrelu.runtime.run_control import Control
 from unrelu.runtime.streams import stream
+from unrelu.search._measurement_kind import MeasurementKind, cycled
 from unrelu.search._schedules import ROUNDS
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
 from unrelu.search.descents import schedule_for
 from unrelu.search.joint_search import JointSearch, flat_confidence, searched_objective
-from unrelu.search._measurement_kind import MeasurementKind, cycled
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 

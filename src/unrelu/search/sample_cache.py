@@ -142,7 +142,8 @@ class GaussianModel:
         y = _bounded(y.to(self.x.dtype))
         r = y - operator.to(self.x.dtype, self.x.device).forward(mean_x.expand(len(y), -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
-        measured, gram = self._information_matrix(operator, len(y), variance)
+        measured = self._measured_directions(operator, len(y))
+        gram = _information_matrix(measured, measured.new_tensor(variance))
         solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
         right = (measured @ r[:, :, None])[:, :, 0] if operator.count else r @ measured[0].T
         mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
@@ -164,31 +165,32 @@ class GaussianModel:
             self._measured[operator] = GaussianModel(self.z, _bounded(values))
         return self._measured[operator], IdentityOperator(operator.shape)
 
-    def information(self, operator: Operator, values: float) -> float:
+    def information(self, operator: Operator, values: float) -> Array:
         r"""The information that measurements give of the code, in bits for each coordinate.
 
         .. math:: \frac{1}{2 k} \log_2 \det(I + C^T C / \sigma^2)
 
-        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of measurements,
-        of which ``values`` count.
+        There is one number for each observation of ``operator``, (B,), or (1,) if they share it. :math:`\sigma^2` is 1%
+        of the mean variance of measurements, of which ``values`` count.
 
         Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
         """
-        gram = self._information_matrix(operator, operator.count, values=values)[1]
-        bits = torch.linalg.slogdet(gram.double()).logabsdet.nan_to_num().mean() / (2 * math.log(2))
-        return float(bits) / self.z.shape[1]
+        measured = self._measured_directions(operator, max(1, operator.count))
+        variance = _ESTIMATE_NOISE * measured.square().sum(dim=(1, 2), keepdim=True) / values
+        bits = torch.linalg.slogdet(_information_matrix(measured, variance).double()).logabsdet.nan_to_num()
+        return np.asarray(bits.cpu().numpy() / (2 * math.log(2) * self.z.shape[1]))
 
-    def _information_matrix(
-        self, operator: Operator, count: int, variance: float | None = None, values: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """The measured directions C^T, (B or 1, r, m), and I + C^T C / s^2, (B or 1, r, r)."""
+    def _measured_directions(self, operator: Operator, count: int) -> Tensor:
+        """C^T, (count, r, m); (1, r, m) if all observations share the operator."""
         operator = operator.to(self.x.dtype, self.x.device)
-        measured = operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
-        if variance is None:
-            variance = _ESTIMATE_NOISE * float(measured.square().sum(dim=(1, 2)).mean()) / values
-        gram = measured @ measured.transpose(1, 2) / max(variance, torch.finfo(self.x.dtype).tiny)
-        gram.diagonal(dim1=1, dim2=2).add_(1.0)
-        return measured, gram
+        return operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
+
+
+def _information_matrix(measured: Tensor, variance: Tensor) -> Tensor:
+    """I + C^T C / s^2, (B, r, r), for measured directions (B, r, m) and variances (B, 1, 1)."""
+    gram = measured @ measured.transpose(1, 2) / variance.clamp_min(torch.finfo(measured.dtype).tiny)
+    gram.diagonal(dim1=1, dim2=2).add_(1.0)
+    return gram
 
 
 class SampleCache:
