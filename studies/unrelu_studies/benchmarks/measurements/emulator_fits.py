@@ -34,6 +34,7 @@ from unrelu_studies.benchmarks.measurements.trf_fits import (
 from unrelu_studies.kit.binomial import at_least, at_most, counted, share
 from unrelu_studies.kit.emulators import EMULATORS, TUNED, emulator, observed
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
+from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.published_emulators import installed, ionised_share
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
@@ -137,7 +138,8 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
         "best": {m: float(good.mean()) for m, good in best.items()},
         "below truth": float((objectives["auto"] <= at_truth).mean()),
         "success": float(np.mean(found.success)), "confidence": np.asarray(found.confidence).tolist(),
-        "was best": best["auto"].tolist(), "p": [float(f"{p:.4g}") for p in np.asarray(found.p_value)],
+        "was best": best["auto"].tolist(), "p": plain(found.p_value, 4),
+        "objective": plain(objectives["auto"], 6), "known": plain(known, 6),
         "milliseconds": times, "extended": extended,
     }  # fmt: skip
 
@@ -202,5 +204,4 @@ BENCHMARK = Benchmark(
     measure=_measure,
     blocks={"emulators aims": _aims, "emulators fits": _table},
     parts=(*EMULATORS, PUBLISHED),
-    workers=2,
 )

@@ -22,10 +22,11 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.kit.binomial import OPEN, at_most, counted, interval, share
-from unrelu_studies.kit.families.family_observations import DRAWN, MEASURED, NOISE, FamilyObservations, observe
+from unrelu_studies.kit.families.family_observations import DRAWN, MEASURED, NOISE, ZERO, FamilyObservations, observe
 from unrelu_studies.kit.families.heavy_search import ROUNDS, least_objectives
 from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, Family, TrainedFamily, others, output_of
 from unrelu_studies.kit.markdown_tables import aims, short, table
+from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -94,7 +95,8 @@ def searched(observed: FamilyObservations, seed: int, rounds: int, descents: boo
         descents: whether Levenberg-Marquardt from :data:`STARTS` starts is given the first observations too.
 
     Returns:
-        ``best`` and ``confidence`` of the first :data:`JUDGED`; ``p``, (B,); ``milliseconds`` an observation; and with
+        ``best``, ``confidence``, ``objective`` and ``known``, the best known one, of the first :data:`JUDGED`, those of
+        exact fits at the limit of such fits; ``p``, (B,); ``milliseconds`` an observation; and with
         ``descents`` ``lm``: ``best``, how many of its codes are, ``count``, of how many, and ``milliseconds``.
     """
     found, milliseconds = _timed(observed, FamilyObservations.invert)
@@ -111,9 +113,11 @@ def searched(observed: FamilyObservations, seed: int, rounds: int, descents: boo
         best = few.best(few.objective(by_descents), known[: len(few)])
         row["lm"] = {"best": int(best.sum()), "count": len(few), "milliseconds": descents_milliseconds}
     confidence = np.nan_to_num(np.asarray(found.confidence))[: len(some)]
+    f, exact = some.objective(z), ZERO * np.square(some.measured).sum(axis=1)
     return {
-        "best": some.best(some.objective(z), known).tolist(), "confidence": [float(f"{c:.6g}") for c in confidence],
-        "p": [float(f"{p:.4g}") for p in np.asarray(found.p_value)], "milliseconds": milliseconds, **row,
+        "best": some.best(f, known).tolist(), "objective": plain(np.maximum(f, exact), 6),
+        "known": plain(np.maximum(known, exact), 6), "confidence": plain(confidence, 6),
+        "p": plain(found.p_value, 4), "milliseconds": milliseconds, **row,
     }  # fmt: skip
 
 
@@ -231,5 +235,4 @@ BENCHMARK = Benchmark(
     blocks={"families": _codes, "families aims": lambda results: aims(_aims(results))},
     collect=lambda command, parts: gathered(parts, "search", "strangers"),
     parts=tuple(FAMILIES),
-    workers=2,
 )

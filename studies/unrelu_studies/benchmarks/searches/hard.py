@@ -26,6 +26,7 @@ from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, row
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, TUNE, HardBatch, draw
 from unrelu_studies.kit.binomial import counted, share
 from unrelu_studies.kit.markdown_tables import per_cent, short, table
+from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -66,9 +67,11 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     best = np.full(count, np.inf)
     for f in (*objectives.values(), *(_objective(batch, z) for z in rivals)):
         best[: len(f)] = np.minimum(best[: len(f)], f)
-    most = np.maximum((1 + WITHIN) * best, ZERO * np.square(batch.y.reshape(count, -1)).sum(axis=1))
+    exact = ZERO * np.square(batch.y.reshape(count, -1)).sum(axis=1)
+    most = np.maximum((1 + WITHIN) * best, exact)
     return {
         "generator": name, "measured": measurement, "noise": noise, "ambiguous": (measurement, noise) in AMBIGUOUS,
+        "objective": plain(np.maximum(objectives["auto"], exact), 6), "known": plain(np.maximum(best, exact), 6),
         "best": (objectives["auto"] <= most).tolist(), "confidence": found.confidence.tolist(),
         "found": {peer: [int((f <= most[: len(f)]).sum()), len(f)] for peer, f in objectives.items()},
         "milliseconds": times,
@@ -208,5 +211,4 @@ BENCHMARK = Benchmark(
     blocks={"hard": _cells, "hard confidence": _confidence},
     collect=rows_of,
     parts=(*REPORT, *TUNE),
-    workers=2,
 )
