@@ -5,8 +5,9 @@ Each folder holds the numbers of one of them, ``NAME.json``; what both have of t
     python -m unrelu_studies.tables.comparison BEFORE AFTER
 
 Shares have intervals of Clopper and Pearson. "Lost, won" are observations whose code is the best only before, or only
-after; p is that of McNemar's exact test. The best that is known is the lower one of both runs. The ratio of times is the geometric mean over the cells
-with Student's interval of the logarithms, and that of the sums; times are of the processor.
+after; p is that of McNemar's exact test. The best known objective is the lower one of both runs. The ratio of times is
+the geometric mean over the cells with Student's interval of the logarithms, and that of the sums; times are of the
+processor.
 """
 
 from __future__ import annotations

@@ -67,6 +67,15 @@ def _boxed(name: str) -> tuple[Network, Array, Array]:
     return emulator(name), np.array(EMULATORS[name].lower), np.array(EMULATORS[name].upper)
 
 
+def simulated(name: str, noisy: bool, count: int, seed: int) -> tuple[Array, Array, Array]:
+    """Codes uniform in the box, (B, k), observations of them, (B, n), and the deviations of the noise, (n,)."""
+    network, lower, upper = _boxed(name)
+    drawn = random("emulator truth", seed, name).random((max(count, DRAWN), len(lower)))
+    truth = lower + (upper - lower) * drawn
+    y, sigma = observed(network, truth, noisy, seed, name)
+    return truth[:count], y[:count], sigma
+
+
 def _timed(network: Generator, y: Array, stated: dict[str, Any]) -> tuple[Inversion, float]:
     """What the search finds, and CPU milliseconds an observation."""
     invert(network, y[:2], **stated)  # compiles, and draws
@@ -106,10 +115,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     (network, lower, upper), count = _boxed(name), command.count(COUNT, QUICK_COUNT)
     few = min(FEW, count)
     starts = QUICK_STARTS if command.quick else STARTS
-    rng, drawn = random("emulator truth", command.seed, name), max(count, DRAWN)
-    truth = lower + (upper - lower) * rng.random((drawn, len(lower)))
-    y, sigma = observed(network, truth, noisy, command.seed, name)
-    truth, y = truth[:count], y[:count]
+    truth, y, sigma = simulated(name, noisy, count, command.seed)
     stated: dict[str, Any] = {"bounds": (lower, upper), "noise": Gaussian(sigma) if noisy else None}
     peer = TrfFits(dense_model(network), lower, upper, 1 / sigma)
     with computing(one_thread=True):
