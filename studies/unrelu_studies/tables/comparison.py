@@ -74,14 +74,13 @@ def _hard(numbers: dict[str, Any]) -> Cells:
 
 
 def _emulators(numbers: dict[str, Any]) -> Cells:
-    return {
-        (r["emulator"], r["noisy"]): ComparedCell(
-            r["was best"],
-            *((r["objective"], r["known"], r["confidence"], r["p"]) if r["noisy"] else ([], [], r["confidence"], [])),
-            r["milliseconds"]["auto"],
+    found: Cells = {}
+    for r in numbers["rows"]:
+        objective, known, p = (r["objective"], r["known"], r["p"]) if r["noisy"] else ([], [], [])
+        found[r["emulator"], r["noisy"]] = ComparedCell(
+            r["was best"], objective, known, r["confidence"], p, r["milliseconds"]["auto"]
         )
-        for r in numbers["rows"]
-    }
+    return found
 
 
 CELLS = {"families": _families, "hard": _hard, "emulators": _emulators}
