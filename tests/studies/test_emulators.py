@@ -47,6 +47,13 @@ def test_the_peer_has_the_network_and_its_jacobian(name):
         np.testing.assert_allclose(peer.jacobian(t), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+def test_fewer_observations_are_the_first_of_more(noisy):
+    few, many = (emulator_fits.simulated("dust", noisy, count, 5) for count in (3, 40))
+    np.testing.assert_array_equal(few[1], many[1][:3])
+    np.testing.assert_array_equal(few[2], many[2])
+
+
 def test_confidence_is_judged_by_bins_and_by_sure_answers_that_are_wrong():
     rows = [
         {"confidence": [0.995, 0.995, 0.5], "was best": [True, False, True]},

@@ -124,13 +124,15 @@ def test_the_sampler_is_calibrated_by_its_draws_that_mixed_and_timed():
 
 
 def test_a_cell_passes_by_coverage_and_by_uniform_ranks():
-    ranks = {"problems": 9, "coverage": 0.9, "uniform": 1.0, "least": 0.2}
+    ranks = {"problems": 49, "coverage": 0.9, "uniform": 1.0, "least": 0.2}
     none = {"problems": 1, "coverage": None, "uniform": None, "least": None}
     row = {"cell": "a", "mixed": ranks, "others": none, "interval": 0.9, "seconds": 1.0}
     off = [{**row, "mixed": {**ranks, **wrong}} for wrong in ({"coverage": 0.95}, {"uniform": 0.9})]
     render = BENCHMARK.blocks["posterior calibration"]
-    assert "| a | 9 of 10 | 90% | 90% | 100% | yes | 1 |" in render({"calibration": [row]})
+    assert "| a | 49 of 50 | 90% | 90% | 100% | yes | 1 |" in render({"calibration": [row]})
     assert render({"calibration": off}).count("| no |") == 2
+    few = {**row, "mixed": {**ranks, "problems": 24}}
+    assert "| a | 24 of 25 | 90% | 90% | 100% | - | 1 |" in render({"calibration": [few]})
 
 
 def test_speed_is_compared_on_the_observations_that_both_had():

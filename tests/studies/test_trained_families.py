@@ -10,7 +10,7 @@ from unrelu_studies.benchmarks.benchmark import Command
 from unrelu_studies.benchmarks.searches import families
 from unrelu_studies.benchmarks.searches.families import sure_and_wrong
 from unrelu_studies.kit.families import trained_families
-from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, observe
+from unrelu_studies.kit.families.family_observations import DRAWN, MEASURED, NOISE, observe
 from unrelu_studies.kit.families.heavy_search import ObservedChain, least_objectives
 from unrelu_studies.kit.families.trained_families import REPORT, TUNE, TrainedFamily, held_out_data, training_data
 
@@ -92,11 +92,24 @@ def test_derivatives_are_those_of_finite_differences(name):
 
 @pytest.mark.parametrize("source", ["own", "real", "others"])
 def test_noise_is_a_tenth_of_what_is_measured(source):
-    observed = observe("digits 0 to 4, 8-40-80", "half", 100, SEED, source)
-    assert observed.measured.shape == (100, 32)
+    observed = observe("digits 0 to 4, 8-40-80", "half", DRAWN, SEED, source)
+    assert observed.measured.shape == (DRAWN, 32)
     # Signal and noise are independent: the variance of y is (1 + NOISE^2) of the signal's, up to sampling.
     assert observed.size == pytest.approx(NOISE * observed.measured.std() / np.hypot(1, NOISE), rel=0.02)
     assert (observed.truth is not None) == (source == "own")
+
+
+@pytest.mark.parametrize("source", ["own", "real", "others"])
+def test_fewer_observations_are_the_first_of_more(source):
+    """Bit for bit, with the noise that is stated, and of those that no generator made."""
+    name = "digits 0 to 4, 8-40-80"
+    few, many = (observe(name, "half", count, SEED, source) for count in (6, 50))
+    np.testing.assert_array_equal(few.y, many.y[:6])
+    assert few.size == many.size
+    like = observe(name, "all", 50, SEED, source).measured
+    for kind in families.STRANGERS:
+        few, many = (families._strange(kind, like, count, np.random.default_rng(SEED)) for count in (3, 9))
+        np.testing.assert_array_equal(few, many[:3])
 
 
 def test_the_heavy_search_is_as_low_as_the_truth_and_as_given_codes():
@@ -150,7 +163,11 @@ def test_the_quick_version_fills_every_table(monkeypatch):
     own = [row for row in results["search"] if row["source"] == "own"]
     assert [len(row["best"]) for row in own] == [5] * len(own)
     assert all(0 <= c <= 1 for row in own for c in row["confidence"])
-    for row in results["p_values"]:
-        assert 0 <= row["rejected"] <= 1
+    assert all(len(row["p"]) == 5 and min(row["p"]) >= 0 and max(row["p"]) <= 1 for row in own)
+    # 1% is what counts as better, and both are rounded to 6 digits.
+    assert all(
+        known <= f * (1 + 1e-5) and best == (known >= 0.99 * f)
+        for row in own for f, known, best in zip(row["objective"], row["known"], row["best"], strict=True)
+    )  # fmt: skip
     for name, render in families.BENCHMARK.blocks.items():
         assert render(results).count("|") > 20, name

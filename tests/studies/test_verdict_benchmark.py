@@ -15,7 +15,9 @@ from scipy.stats import binom
 
 from unrelu_studies.benchmarks.searches.verdict import (
     QUICK,
+    OwnObservations,
     VerdictPlan,
+    _hard_network,
     expected,
     noiseless,
     noisy,
@@ -66,6 +68,13 @@ def test_confidences_are_compared_with_the_best_known(operator):
         assert max(row["beaten_by"].values()) <= 5 - sum(row["best"]) <= sum(row["beaten_by"].values())
         assert len(row["confidences"]) == 5
         assert all(0 <= confidence <= 1 for confidence in row["confidences"])
+
+
+@pytest.mark.parametrize("operator", ["half", "gaussian"])
+def test_fewer_observations_are_the_first_of_more(operator):
+    few, many = (OwnObservations.draw(_hard_network("4-10-16", 3), operator, n, None, "a", 3) for n in (5, 30))
+    np.testing.assert_array_equal(few.y, many.y[:5])
+    assert few.sigma == many.sigma
 
 
 def test_expected_rejections_are_those_of_the_distance():

@@ -93,7 +93,8 @@ class Benchmark:
         blocks: tables of the documentation by name, the first word of which is the benchmark's.
         collect: the numbers that are written, of the parts of all units in order.
         parts: what a command can choose of it, by name.
-        workers: processes of a full run, each on one core; 1: units run one after another in this process.
+        workers: processes of a full run, each on one core; 1: units run one after another in this process, as where
+            other processes or the clock are measured.
         takes_data: whether it reads data of others from a folder.
     """
 
@@ -102,7 +103,7 @@ class Benchmark:
     blocks: Mapping[str, Render]
     collect: Callable[[Command, list[Any]], Results] = rows_of
     parts: tuple[str, ...] = ()
-    workers: int = 1
+    workers: int = 2
     takes_data: bool = False
 
 

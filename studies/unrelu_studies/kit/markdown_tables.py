@@ -17,10 +17,13 @@ def table(headings: Sequence[str], rows: Iterable[Iterable[Any]], rule: str = " 
     return "\n".join((head, "|".join(("", *[rule] * len(headings), "")), *lines))
 
 
-def aims(rows: Iterable[tuple[str, str, bool | None]]) -> str:
-    """What was aimed at, what was measured, and whether it is reached; a dash where nothing was aimed at."""
-    said = {True: "yes", False: "no", None: None}
-    return table(("aim", "measured", "reached"), ((aim, found, said[ok]) for aim, found, ok in rows))
+def aims(rows: Iterable[tuple[str, str, bool | str | None]]) -> str:
+    """What was aimed at, what was measured, and whether it is reached or a word; a dash where nothing was aimed at."""
+    said = {True: "yes", False: "no"}
+    return table(
+        ("aim", "measured", "reached"),
+        ((aim, found, said[ok] if isinstance(ok, bool) else ok) for aim, found, ok in rows),
+    )
 
 
 def form(value: float | None, spec: str) -> str:

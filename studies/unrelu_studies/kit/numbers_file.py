@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import unrelu
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
@@ -73,10 +74,10 @@ def write_results(path: Path, command: Mapping[str, Any], numbers: Mapping[str, 
 
 
 def _commit() -> str | None:
-    """The commit of the sources, "+" behind it where they were changed; None outside a repository."""
+    """The commit of the library, "+" behind it where sources were changed; None outside a repository."""
 
     def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
+        folder = Path(unrelu.__file__).parent
         return subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
-from unrelu_studies.kit.markdown_tables import per_cent, short, table
+from unrelu_studies.benchmarks.measurements.emulator_fits import share_of
+from unrelu_studies.benchmarks.searches.families import sure_and_wrong
+from unrelu_studies.benchmarks.searches.hard import share_and_time
+from unrelu_studies.kit.binomial import counted, share
+from unrelu_studies.kit.markdown_tables import short, table
 
 # Numbers of a benchmark, by its name.
 Numbers = Callable[[str], dict[str, Any]]
 Row = tuple[str, str, str, str]
-
-# Confidence from which an answer is called sure.
-_SURE = 0.99
 
 
 def headlines(results: Path) -> str:
@@ -39,19 +40,16 @@ def headlines(results: Path) -> str:
     return table(("question", "unrelu", "peer", "section"), rows)
 
 
-def _share_and_time(pairs: Sequence[tuple[float, float]]) -> str:
-    """The mean of shares, and the median of milliseconds."""
-    return f"{per_cent(mean(share for share, _ in pairs))}, {short(median(time for _, time in pairs))} ms"
+def _cell(found: int, count: int, milliseconds: Sequence[float]) -> str:
+    """A share with its interval, and the median of milliseconds."""
+    return f"{share(found, count)}, {short(median(milliseconds))} ms"
 
 
 def _hard(rows: list[dict[str, Any]]) -> list[Row]:
     found = []
     for ambiguous, what in ((False, "data that determine the code"), (True, "ambiguous data")):
         chosen = [row for row in rows if row["ambiguous"] == ambiguous]
-        ours, scipy, adam = (
-            _share_and_time([(row["shares"][method], row["milliseconds"][method]) for row in chosen])
-            for method in ("auto", "scipy x10", "adam x10")
-        )
+        ours, scipy, adam = (share_and_time(chosen, method) for method in ("auto", "scipy x10", "adam x10"))
         question = f"best codes, time of one: generators where descents get stuck, {what}"
         found.append((question, ours, f"SciPy x10 {scipy}; Adam x10 {adam}", "`hard`"))
     return found
@@ -60,18 +58,16 @@ def _hard(rows: list[dict[str, Any]]) -> list[Row]:
 def _families(rows: list[dict[str, Any]]) -> list[Row]:
     found = []
     for source, what in (("own", "their own outputs"), ("real", "real data")):
-        half = [row for row in rows if row["measured"] == "half" and row["source"] == source and row.get("lm")]
-        ours = _share_and_time([(mean(row["best"]), row["milliseconds"]) for row in half])
-        peer = _share_and_time([(row["lm"]["best"], row["lm"]["milliseconds"]) for row in half])
+        half = [row for row in rows if row["measured"] == "half" and row["source"] == source]
+        best = [b for row in half for b in row["best"]]
+        ours = _cell(sum(best), len(best), [row["milliseconds"] for row in half])
+        lm = [row["lm"] for row in half]
+        peer = _cell(sum(r["best"] for r in lm), sum(r["count"] for r in lm), [r["milliseconds"] for r in lm])
         question = f"best codes, time of one: decoders as people train them, half of the outputs seen, {what}"
         found.append((question, ours, f"Levenberg-Marquardt x10 {peer}", "`families`"))
-    own = [row for row in rows if row["source"] == "own"]
-    sure = [best for row in own for best, c in zip(row["best"], row["confidence"], strict=True) if c >= _SURE]
-    wrong = f"{sure.count(False)} of {len(sure):,}"
-    return [
-        *found,
-        ("sure answers that are wrong, their own outputs", wrong, "no peer says how sure it is", "`families`"),
-    ]
+    sure, wrong = sure_and_wrong([row for row in rows if row["source"] == "own"])
+    question = "sure answers that are wrong, their own outputs"
+    return [*found, (question, counted(wrong, sure), "no peer says how sure it is", "`families`")]
 
 
 def _emulators(rows: list[dict[str, Any]]) -> list[Row]:
@@ -79,9 +75,10 @@ def _emulators(rows: list[dict[str, Any]]) -> list[Row]:
     for noisy, what in ((False, "without noise"), (True, "with noise")):
         chosen = [row for row in rows if row["noisy"] == noisy]
         ours, peer = (
-            _share_and_time([(row["best"][method], row["milliseconds"][method]) for row in chosen])
+            _cell(sum(share_of(row, method)[0] for row in chosen), sum(share_of(row, method)[1] for row in chosen),
+                  [row["milliseconds"][method] for row in chosen])
             for method in ("auto", "trf x10")
-        )
+        )  # fmt: skip
         found.append((f"best codes, time of one: emulators, {what}", ours, f"SciPy's trf x10 {peer}", "`emulators`"))
     return found
 
@@ -109,8 +106,10 @@ def _layers(summary: list[dict[str, Any]]) -> list[Row]:
 
 
 def _certify(summary: list[dict[str, Any]]) -> Row:
-    proved = per_cent(mean(row["proved"] for row in summary))
+    proved, solved = (
+        share(round(sum(row[name] * row[of] for row in summary)), sum(row[of] for row in summary))
+        for name, of in (("proved", "observations"), ("mip_solved", "compared"))
+    )
     times = [row["times"] for row in summary]
-    solved = per_cent(mean(row["mip_solved"] for row in summary))
     peer = f"HiGHS MIP {solved}; time {short(min(times))} to {short(max(times))} times"
     return "proved to have the smallest largest error, 20-60-784", proved, peer, "`certify`"

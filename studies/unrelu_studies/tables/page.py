@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,39 @@ def _numbers(path: Path) -> dict[str, Any]:
     return numbers
 
 
-def _provenance(results: Path) -> str:
-    """The machines, and of every benchmark how its numbers were made."""
+def _runs(results: Path) -> dict[str, dict[str, Any]]:
+    """The numbers of every benchmark by its name."""
     files = (path for path in sorted(results.glob("*.json")) if path.stem not in fuzz_tables.BLOCKS)
-    runs = {path.stem: _numbers(path) for path in files}
+    return {path.stem: _numbers(path) for path in files}
+
+
+def commits(results: Path) -> dict[str | None, list[str]]:
+    """The commits of which there are numbers, with their benchmarks, the most frequent first."""
+    found: dict[str | None, list[str]] = {}
+    for name, run in _runs(results).items():
+        found.setdefault(run.get("commit"), []).append(name)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def one_commit(results: Path) -> str:
+    """What the page says of the commits: one, or that the numbers are of several and must not be compared."""
+    (first, _), *others = commits(results).items()
+    if not others:
+        return f"All numbers are of commit {_named(first)}."
+    said = "; ".join(f"{', '.join(f'`{name}`' for name in names)} of {_named(commit)}" for commit, names in others)
+    return f"**Not of one commit**: most are of {_named(first)}, but {said}. `make bench` measures all of them again."
+
+
+def _named(commit: str | None) -> str:
+    """A commit; "+" is of sources that differ from it."""
+    if commit is None:
+        return "no known commit"
+    return f"{commit.removesuffix('+')}{' with uncommitted changes' if commit.endswith('+') else ''}"
+
+
+def _provenance(results: Path) -> str:
+    """The commit, the machines, and of every benchmark how its numbers were made."""
+    runs = _runs(results)
     machines = dict.fromkeys(_machine(run["machine"]) for run in runs.values())
     rows = []
     for name, run in runs.items():
@@ -72,10 +102,10 @@ def _provenance(results: Path) -> str:
         minutes = None if seconds is None else f"{seconds / 60:.1f}"
         size = "quick" if command.get("quick") else "full"
         load_at_end = (run["machine"].get("load") or [None])[0]
-        when = run["machine"]["date"][:10]
-        rows.append((f"`{name}`", size, command.get("seed"), run.get("commit"), when, minutes, load_at_end))
-    head = ("benchmark", "run", "seed", "commit", "date", "minutes of the processor", "load at its end")
-    return f"Measured on {'; '.join(machines)}.\n\n{table(head, rows)}"
+        rows.append((f"`{name}`", size, command.get("seed"), run["machine"]["date"][:10], minutes, load_at_end))
+    head = ("benchmark", "run", "seed", "date", "minutes of the processor", "load at its end")
+    whole = f"{sum(run.get('seconds') or 0.0 for run in runs.values()) / 60:.0f} minutes of the processor in all"
+    return f"{one_commit(results)} Measured on {'; '.join(machines)}; {whole}.\n\n{table(head, rows)}"
 
 
 # Blocks of several benchmarks.
@@ -104,3 +134,5 @@ if __name__ == "__main__":
     else:
         for page in PAGES:
             page.write_text(filled(page.read_text(encoding="utf-8"), arguments.results), encoding="utf-8")
+        if len(commits(arguments.results)) > 1:
+            print(one_commit(arguments.results), file=sys.stderr)

@@ -24,7 +24,8 @@ from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import one_thread
 from unrelu_studies.kit.unit_runner import Unit
 
-COUNT, QUICK_COUNT = 500, 20
+# Observations, of so many drawn.
+COUNT, QUICK_COUNT, DRAWN = 300, 20, 500
 NOISES = ("poisson", "negative-binomial:5")
 AIM = 0.05
 
@@ -70,9 +71,10 @@ def _units(command: Command) -> list[Unit]:
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     name, noise = str(unit[0]), str(unit[1])
     network, count = GENERATORS[name](), command.count(COUNT, QUICK_COUNT)
-    truth = random("count truth", command.seed, name, noise).standard_normal((count, network.latent_dim))
+    truth = random("count truth", command.seed, name, noise).standard_normal((max(count, DRAWN), network.latent_dim))
     x = network(truth)
-    y = parse_noise(noise).draw(x, random("count noise", command.seed, name, noise))
+    y = parse_noise(noise).draw(x, random("count noise", command.seed, name, noise))[:count]
+    truth, x = truth[:count], x[:count]
     with one_thread():
         found = invert(network, y, noise=noise)
         near = invert(network, y, "lm", noise=noise, z0=truth)

@@ -32,10 +32,10 @@ Array = npt.NDArray[np.float64]
 
 CMB = "CMB spectrum"
 NAMES = ("dust", CMB)
-COUNT, QUICK_COUNT = 2, 1
+COUNT, QUICK_COUNT = 1, 1
 # Chains, iterations of warm-up and draws of a chain, of NUTS; draws of each of our eight chains.
-NUTS, QUICK_NUTS = (4, 600, 1000), (2, 100, 100)
-DRAWS, QUICK_DRAWS = 2000, 100
+NUTS, QUICK_NUTS = (2, 500, 1000), (2, 100, 100)
+DRAWS, QUICK_DRAWS = 1000, 100
 MIXED = 1.02  # R-hat of NUTS; above, there is nothing to compare with
 MISSING = "Not measured: NumPyro was not installed (`pip install numpyro`)."
 

@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 PARTS = ("calibration", "speed")
 # Observations, of peers, and of a quick run.
-OBSERVATIONS, OF_PEERS, _QUICK = 50, 4, 1
+OBSERVATIONS, OF_PEERS, _QUICK = 12, 2, 1
 SHARE, SIGMA = 0.5, 0.1
 _NAME = "posterior speed"
 

@@ -39,7 +39,7 @@ from unrelu_studies.kit.unit_runner import Unit
 
 CHUNK = 256
 # Observations, and runs of each; both in a quick run.
-SIZE, RUNS = 4_000, 2
+SIZE, RUNS = 2_560, 2
 QUICK_SIZE, QUICK_RUNS = 1_024, 1
 COMMAND = [sys.executable, "-c", "from unrelu.cli.process import main; main()", "run", "mnist-relu"]
 # Observations of the small network, and how many of them the bare loops invert.
@@ -328,4 +328,5 @@ BENCHMARK = Benchmark(
         "datasets aims": _reached,
     },
     collect=_collect,
+    workers=1,
 )

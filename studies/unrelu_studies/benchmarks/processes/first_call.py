@@ -96,4 +96,5 @@ BENCHMARK = Benchmark(
     measure=_measure,
     blocks={"first_call": _table},
     collect=rows_of,
+    workers=1,
 )

@@ -38,5 +38,6 @@ def _table(results: Results) -> str:
 
 
 BENCHMARK = Benchmark(
-    units=lambda command: [(name,) for name in COMMANDS], measure=_measure, blocks={"startup": _table}
-)
+    units=lambda command: [(name,) for name in COMMANDS], measure=_measure, blocks={"startup": _table},
+    workers=1,
+)  # fmt: skip

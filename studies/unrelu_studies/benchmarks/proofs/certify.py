@@ -26,7 +26,8 @@ from unrelu.measurements import read_operator
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.proofs.certify_mip import prove_by_mip
-from unrelu_studies.kit.markdown_tables import per_cent, seconds, short, table
+from unrelu_studies.kit.binomial import share
+from unrelu_studies.kit.markdown_tables import seconds, short, table
 from unrelu_studies.kit.timing import one_core, timed
 from unrelu_studies.kit.unit_runner import Unit
 
@@ -102,8 +103,8 @@ class CertifyPlan:
         time_limit, mip_limit: seconds for each observation, ours and HiGHS.
     """
 
-    instances: int = 30
-    compared: int = 10
+    instances: int = 16
+    compared: int = 3
     time_limit: float = 10.0
     mip_limit: float = 60.0
 
@@ -231,8 +232,9 @@ def _table(results: Results) -> str:
             "times", "same optimum")  # fmt: skip
     rows = (
         (
-            s["cell"], per_cent(s["proved"]), seconds(s["seconds"]), seconds(s["slowest"]), f"{s['nodes']:g}",
-            per_cent(s["mip_solved"]), seconds(s["mip_seconds"]), short(s["times"]), f"{s['same']} of {s['both']}",
+            s["cell"], share(round(s["proved"] * s["observations"]), s["observations"]), seconds(s["seconds"]),
+            seconds(s["slowest"]), f"{s['nodes']:g}", f"{round(s['mip_solved'] * s['compared'])} of {s['compared']}",
+            seconds(s["mip_seconds"]), short(s["times"]), f"{s['same']} of {s['both']}",
         )
         for s in results["summary"]
     )  # fmt: skip

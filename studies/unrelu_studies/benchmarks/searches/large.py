@@ -89,7 +89,7 @@ def adam(module: nn.Module, y: Array) -> Array:
 
 def _units(command: Command) -> list[Unit]:
     weights = WEIGHTS[:1] if command.quick else WEIGHTS
-    return [(name, noise, i) for name in weights for noise in NOISES for i in range(command.count(2, 1))]
+    return [(name, noise, i) for name in weights for noise in NOISES for i in range(command.count(1, 1))]
 
 
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:

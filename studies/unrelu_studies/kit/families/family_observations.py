@@ -29,6 +29,8 @@ WITHIN, ZERO = 1e-2, 1e-9
 SOURCES = ("own", "real", "others")
 # From how many of these.
 _OTHERS = 4
+# So many are drawn of each kind at least: the level of the noise is theirs, and fewer observations are the first ones.
+DRAWN = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,24 +110,23 @@ def observe(name: str, measured: str, count: int, seed: int, source: str = "own"
     Args:
         name: of the family.
         measured: one of :data:`MEASURED`; the same measurement for all observations.
-        count: how many; of real data at most as many as are held out.
+        count: how many, the first of more; of real data at most as many as are held out.
         seed: of the streams.
         source: one of :data:`SOURCES`; "real" is for trained families, "others" where there are some.
     """
-    network = family_network(name)
-    n = network.output_dim
+    network, drawn = family_network(name), max(count, DRAWN)
     truth: Array | None = None
     if source == "own":
-        truth = _codes(name, measured, count, seed)
-        x = network(truth).reshape(count, n)
+        truth = _codes(name, measured, drawn, seed)
+        x = network(truth).reshape(drawn, -1)
     else:
-        x = real_data(name, count, seed) if source == "real" else outputs_of_others(name, count, seed)
+        x = real_data(name, drawn, seed) if source == "real" else outputs_of_others(name, drawn, seed)
     matrix, operator = _measurement(name, measured, seed)
     clean = x @ matrix.T
     size = NOISE * float(clean.std())
     e = stream("families, noise", seed, name, measured, source).standard_normal(clean.shape)
     y = _shown(clean + size * e, operator, network)
-    return FamilyObservations(network, matrix, operator, y, size, truth)
+    return FamilyObservations(network, matrix, operator, y, size, truth).take(slice(count))
 
 
 def real_data(name: str, count: int, seed: int) -> Array:
