@@ -60,8 +60,8 @@ def test_tests_run_under_the_variable_and_are_counted(
 
 def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
     assert portable.chosen(["sse", "avx2", "--", "tests/layer", "--lf"]) == (["sse", "avx2"], ["tests/layer", "--lf"])
-    assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2", "--dist", "worksteal"])
-    with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512"):
+    assert portable.chosen([]) == (list(portable.PROCESSORS), [])
+    with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512, other"):
         portable.chosen(["pentium"])
 
 
