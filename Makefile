@@ -29,7 +29,7 @@ test-all: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
-## the tests as other processors run them, SSE, AVX2, AVX-512 (each as long as `make test`)
+## the tests as other processors run them, SSE, AVX2, AVX-512 (each as long as `make test`), and what `make check` repeats
 portable: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py
@@ -38,9 +38,10 @@ portable: $(VENV)/.check
 package: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/package
 
-## format, lint, types, docs, then every test: what CI runs
+## format, lint, types, docs, pages and searches with other rounding and draws, then every test: what CI runs
 check: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py other
 	$(MAKE) test
 
 ## rewrite the sources in the project's format

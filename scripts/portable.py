@@ -10,6 +10,9 @@ Names choose processors, what follows ``--`` goes to pytest (default: ``-n 2 --d
 of a module together). Each has a cache of its own, so that ``--lf`` means its own failures. What this machine cannot
 run is left out, and the reason shown; so is what a library says that does not follow its variable, as another BLAS
 than OpenBLAS.
+
+``other`` runs the tests of pages, sampling and search alone, with other draws from the same seeds: what fails then was
+green by luck. ``make check`` runs it.
 """
 
 from __future__ import annotations
@@ -69,15 +72,20 @@ class Processor:
     Attributes:
         needs: What the processor at hand must have, as ATen ranks processors: "DEFAULT", "AVX2" or "AVX512".
         settings: One for each library.
+        seed_shift: Other than 0, searches and samplers draw other numbers from the same seeds, see tests/conftest.py.
+        tests: Files and folders of the tests that run where nothing follows ``--``; none are all.
     """
 
     needs: str
     settings: tuple[Setting, ...]
+    seed_shift: int = 0
+    tests: tuple[str, ...] = ()
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables of the settings."""
-        return {setting.variable: setting.value for setting in self.settings}
+        """The environment variables of the settings, and that of the shift."""
+        shift = {"UNRELU_TEST_SEED_SHIFT": str(self.seed_shift)} if self.seed_shift else {}
+        return {setting.variable: setting.value for setting in self.settings} | shift
 
 
 PROCESSORS = {
@@ -108,6 +116,18 @@ PROCESSORS = {
             Setting("openblas", "OPENBLAS_CORETYPE", "SkylakeX", "['SkylakeX']"),
             Setting("numba", "NUMBA_CPU_NAME", "skylake-avx512", "skylake-avx512"),
         ),
+    ),
+    # Libraries that differ among themselves, and other draws.
+    "other": Processor(
+        "AVX2",
+        (
+            Setting("mkl", "MKL_CBWR", "COMPATIBLE", "CNR:COMPATIBLE"),
+            Setting("aten", "ATEN_CPU_CAPABILITY", "default", "DEFAULT"),
+            Setting("openblas", "OPENBLAS_CORETYPE", "Haswell", "['Haswell']"),
+            Setting("numba", "NUMBA_CPU_NAME", "generic", "generic"),
+        ),
+        seed_shift=1,
+        tests=("tests/test_docs.py", "tests/sampling", "tests/search"),
     ),
 }
 RANKS = ("DEFAULT", "AVX2", "AVX512")
@@ -174,13 +194,13 @@ def run_tests(name: str, processor: Processor, arguments: Sequence[str]) -> Outc
 
 
 def chosen(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The processors that are named before ``--`` (all if none is), and what follows it."""
+    """The processors that are named before ``--`` (all if none is), and what follows it, which may be nothing."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     names, rest = list(arguments[:at]), list(arguments[at + 1 :])
     for name in names:
         if name not in PROCESSORS:
             sys.exit(f"processor {name!r} is unknown; use some of {', '.join(PROCESSORS)}")
-    return names or list(PROCESSORS), rest or ["-n", "2", "--dist", "worksteal"]
+    return names or list(PROCESSORS), rest
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -196,7 +216,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         variables = " ".join(f"{variable}={value}" for variable, value in processor.variables.items())
         print(f"\n=== {name}: {variables}", *without_effect(processor), sep="\n", flush=True)
-        outcome = run_tests(name, processor, options)
+        outcome = run_tests(name, processor, options or ["-n", "2", "--dist", "worksteal", *processor.tests])
         statuses.append(outcome.status)
         ended = f", pytest ended with status {outcome.status}" if outcome.status not in {0, 1} else ""
         lines.append(

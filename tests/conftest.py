@@ -5,9 +5,13 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import runpy
 import shutil
 import signal
 import tempfile
+from pathlib import Path
+
+OTHER_DRAWS = Path(__file__).parent / "other_draws"
 
 # Threads that wait for a busy core make small problems ten times slower, and pytest -n uses the cores already. This has
 # to be said before NumPy and PyTorch are imported; the processes that tests start inherit it.
@@ -19,6 +23,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["UNRELU_CACHE"] = tempfile.mkdtemp(prefix="unrelu-tests-")
     atexit.register(shutil.rmtree, os.environ["UNRELU_CACHE"], ignore_errors=True)
+
+# With UNRELU_TEST_SEED_SHIFT=n, searches and samplers draw other numbers from the same seeds, here and in the processes
+# that tests start: a test that fails then was green by luck.
+if os.environ.get("UNRELU_TEST_SEED_SHIFT", "0") != "0":
+    runpy.run_path(str(OTHER_DRAWS / "sitecustomize.py"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OTHER_DRAWS), os.environ.get("PYTHONPATH"))))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

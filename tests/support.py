@@ -7,6 +7,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 import torch
+from scipy import stats
 
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.models.activations import Activation
@@ -14,6 +15,23 @@ from unrelu.models.affine import Affine, Conv, Dense, LinearOperation, Reshape, 
 from unrelu.models.network import Network
 
 EPS = float(np.finfo(float).eps)
+# How often a right program fails a statistical assertion, where its draws are others.
+CHANCE = 1e-4
+
+
+def at_least(count: int, probability: float) -> int:
+    """The least number of ``count`` cases in which what has this probability happens, but for :data:`CHANCE`."""
+    return int(stats.binom.ppf(CHANCE, count, probability))
+
+
+def at_most(count: int, probability: float) -> int:
+    """The greatest number of ``count`` cases in which what has this probability happens, but for :data:`CHANCE`."""
+    return int(stats.binom.isf(CHANCE, count, probability))
+
+
+def farthest(count: int) -> float:
+    """The Kolmogorov-Smirnov distance of ``count`` draws from their own distribution, exceeded by :data:`CHANCE`."""
+    return float(stats.kstwo.isf(CHANCE, count))
 
 
 def lm_reach(hessian: np.ndarray, f: float, tiny: float = 1e-13) -> float:

@@ -8,6 +8,7 @@ import torch
 
 from tests import opaque_modules
 from tests.opaque_modules import OPAQUE, Function
+from tests.support import at_least
 from unrelu._inspect import inspect
 from unrelu._invert import invert
 from unrelu.errors import UnsupportedModelError
@@ -36,7 +37,7 @@ def test_auto_finds_the_code(name):
     assert r.success[found].all()
     assert (r.freedom[found] == 0).all()
     # The small StyleGAN has local minima: of 160 other codes a search misses 18. So has attention, fewer of them.
-    assert found.sum() >= {"modulated": 9, "attention": 11}.get(name, 12)
+    assert found.sum() >= at_least(12, {"modulated": 142 / 160, "attention": 0.95}.get(name, 1.0))
 
 
 @each

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,9 +62,24 @@ def test_tests_run_under_the_variable_and_are_counted(
 
 def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
     assert portable.chosen(["sse", "avx2", "--", "tests/layer", "--lf"]) == (["sse", "avx2"], ["tests/layer", "--lf"])
-    assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2", "--dist", "worksteal"])
-    with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512"):
+    assert portable.chosen([]) == (list(portable.PROCESSORS), [])
+    with pytest.raises(SystemExit, match="processor 'pentium' is unknown; use some of sse, avx2, avx512, other"):
         portable.chosen(["pentium"])
+
+
+def test_draws_of_the_library_are_shifted_and_those_of_tests_and_fingerprints_are_not():
+    code = """
+from unrelu.runtime.streams import stream, torch_stream
+library = {"__name__": "unrelu.problem", "stream": stream, "torch_stream": torch_stream}
+for purpose in ("starts", "fingerprint"):
+    for made in (f"stream('{purpose}', 0).bit_generator.random_raw()", f"torch_stream('{purpose}', 0).initial_seed()"):
+        print(eval(made) == eval(made, library))
+"""
+    path = os.pathsep.join((str(ROOT / "tests" / "other_draws"), os.environ.get("PYTHONPATH", "")))
+    for shift, expected in (("0", ["True"] * 4), ("3", ["False"] * 2 + ["True"] * 2)):
+        environment = {**os.environ, "PYTHONPATH": path, "UNRELU_TEST_SEED_SHIFT": shift}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.split() == expected
 
 
 # Of a script for developers: a fresh process that imports every library, to look at this machine.

@@ -77,8 +77,8 @@ def calibrate(
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
-    >>> unrelu.calibrate(net, noise="gaussian:0.1").wrong
-    0.0
+    >>> unrelu.calibrate(net, noise="gaussian:0.1").wrong < 0.05
+    True
     """
     network = placed(network, device)
     box, network = network.bounds(bounds), network.plain

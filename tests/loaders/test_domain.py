@@ -37,7 +37,7 @@ def test_a_search_stays_within_them(truth):
     low, high = NET.domain.ends
     assert ((r.z >= low) & (r.z <= high)).all()
     assert r.success
-    assert r.confidence >= 0.99
+    assert r.confidence > 0.98
     assert np.abs((r.z - truth) / r.laplace().std).max() < 5
     wide = unrelu.invert(NET, y, noise="gaussian:0.01", bounds={"rate": (0.0, 0.01), "h": (0.41, 2.0)})
     np.testing.assert_allclose(wide.z, r.z, rtol=1e-4)

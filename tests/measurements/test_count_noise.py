@@ -11,6 +11,7 @@ from scipy import optimize, stats
 from scipy.special import xlogy
 
 import unrelu
+from tests.support import at_least, farthest
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.additive_noise import Gaussian
@@ -137,8 +138,8 @@ def test_the_search_finds_the_basin_of_the_truth():
     y = counted(NET, POISSON, truth)
     found = unrelu.invert(NET, y, noise="poisson")
     near = unrelu.invert(NET, y, "lm", noise="poisson", z0=truth)
-    assert (found.fun <= 1.01 * near.fun).mean() > 0.95
-    assert found.success.mean() > 0.9
+    assert (found.fun <= 1.01 * near.fun).sum() >= at_least(60, 0.99)  # confidences of 0.99 end the searches
+    assert found.success.sum() >= at_least(60, 0.99)  # as p-values are below 0.01
 
 
 def test_a_prior_is_that_of_the_most_probable_code():
@@ -179,7 +180,7 @@ def test_counts_of_mixed_outputs():
     found = unrelu.invert(NET, y, noise="poisson", operator=unrelu.Matrix(matrix))
     np.testing.assert_allclose(found.fun, deviance(POISSON, y, NET(found.z) @ matrix.T).sum(axis=1), rtol=1e-9)
     np.testing.assert_allclose(found.residual(), np.linalg.norm(y - NET(found.z) @ matrix.T, axis=1))
-    assert found.success.mean() > 0.8
+    assert found.success.sum() >= at_least(6, 0.99)
 
 
 def test_outputs_that_are_off_where_something_was_counted_are_a_misfit():
@@ -239,7 +240,7 @@ def test_the_true_code_has_uniform_p_values(noise):
     x = positive_network(scale=0.1)(truth)
     y = noise.draw(x, stream("test counts of p"))
     p = noise.p_value(fitted(x, residual=noise.residuals(y, x)))
-    assert stats.kstest(p, "uniform").statistic < 0.03
+    assert stats.kstest(p, "uniform").statistic < farthest(4000)
 
 
 @every_noise
@@ -252,7 +253,7 @@ def test_p_values_of_fits_are_uniform(noise, sizes, scale):
     truth = stream("test truth of fits").standard_normal((1000, sizes[0]))
     y = noise.draw(network(truth), stream("test counts of fits"))
     p = unrelu.invert(network, y, "lm", noise=noise, z0=truth).p_value
-    assert stats.kstest(p, "uniform").statistic < 0.05 + 0.02  # 0.02: half of what 1000 draws of it have
+    assert stats.kstest(p, "uniform").statistic < farthest(1000)
 
 
 def test_overdispersed_counts_are_a_misfit_to_poisson():

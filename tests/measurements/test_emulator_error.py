@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse, stats
 
 import unrelu
-from tests.support import random_network
+from tests.support import at_most, farthest, random_network
 from unrelu.errors import InputError
 from unrelu.measurements.noise import parse_noise
 from unrelu.runtime.streams import stream
@@ -241,7 +241,7 @@ def test_p_values_are_uniform_where_the_errors_are_normal(emulator):
     without = unrelu.invert(emulator, y, noise=unrelu.Gaussian(0.05), bounds=(-1, 1)).p_value
     found = unrelu.invert(emulator, y, noise=unrelu.Gaussian(0.05) + error, bounds=(-1, 1)).p_value
     assert np.mean(without < 0.01) > 0.5
-    assert stats.kstest(found, "uniform").pvalue > 0.01
+    assert stats.kstest(found, "uniform").statistic < farthest(150)
 
 
 def test_a_small_p_value_tells_bad_data_from_a_bad_emulator(emulator):
@@ -257,7 +257,7 @@ def test_a_small_p_value_tells_bad_data_from_a_bad_emulator(emulator):
 
     without, found = p_values(e, unrelu.Gaussian(sigma)), p_values(e, unrelu.Gaussian(sigma) + error)
     assert np.mean(without < 0.01) > 0.5, "the data are as stated, and the emulator is not the simulator"
-    assert np.mean(found < 0.01) < 0.05
-    assert stats.kstest(found, "uniform").statistic < 0.2
+    assert np.sum(found < 0.01) <= at_most(150, 0.01)
+    assert stats.kstest(found, "uniform").statistic < farthest(150) + 0.02
     bad = p_values(2 * e, unrelu.Gaussian(sigma) + error)
     assert np.mean(bad < 0.01) > 0.9, "the data have larger errors than stated"

@@ -8,7 +8,7 @@ import torch
 from scipy import optimize, sparse, stats
 
 import unrelu
-from tests.support import random_network
+from tests.support import farthest, random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import IdentityOperator, WeightedOperator
 from unrelu.measurements.linear_operators import ProductOperator, hiding, normalised
@@ -48,6 +48,20 @@ def chi_square(network, y, z, sizes):
     return (((y - network(z)) / sizes) ** 2).sum(axis=1)
 
 
+def alike(found, expected):
+    """The same optima to 1%, as the search tells them apart, and of the same code the same p-values.
+
+    But not that of the structure, which is looked for in other directions. On two sides of a kink, a fit uses other
+    degrees of freedom, here up to a half. The survival function of chi-square with d = N - K degrees changes by
+    1 / sqrt(4 pi d) a degree, the greatest density of N(d, 2 d).
+    """
+    np.testing.assert_allclose(found.fun, expected.fun, rtol=0.01)
+    same = np.isclose(found.fun, expected.fun, rtol=1e-3)
+    assert same.any()
+    for one, other in ((found.p_size, expected.p_size), (found.p_largest, expected.p_largest)):
+        np.testing.assert_allclose(one[same], other[same], atol=0.5 / np.sqrt(4 * np.pi * (N - K)))
+
+
 # --- sizes of entries -------------------------------------------------------------------------------------------------
 
 
@@ -58,8 +72,7 @@ def test_sizes_of_entries_are_rows_divided_by_hand(name, method):
     y = noisy(network)
     found = unrelu.invert(network, y, method, noise=unrelu.Gaussian(ONE), **options)
     expected = unrelu.invert(by_hand(network, ONE), y / ONE, method, noise="gaussian:1", **options)
-    np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-3)
-    np.testing.assert_allclose(found.p_value, expected.p_value, atol=5e-3)
+    alike(found, expected)
     np.testing.assert_allclose(found.fun, chi_square(network, y, found.z, ONE), rtol=1e-9)
     assert found.success.all()
 
@@ -140,8 +153,7 @@ def test_a_covariance_is_whitening_by_hand(name, method):
     )  # fmt: skip
     r = y - network(found.z)
     np.testing.assert_allclose(found.fun, (r * np.linalg.solve(COVARIANCE, r.T).T).sum(axis=1), rtol=1e-9)
-    np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-3)
-    np.testing.assert_allclose(found.p_value, expected.p_value, atol=5e-3)
+    alike(found, expected)
     np.testing.assert_allclose(found.residual(), np.linalg.norm(r, axis=1))
 
 
@@ -184,7 +196,7 @@ def test_p_values_are_uniform(name, kind):
         y = network(truth) + small * stream("test noise of p").standard_normal((count, N))
         noise = unrelu.Gaussian(small)
     found = unrelu.invert(network, y, "lm", noise=noise, z0=truth)
-    assert stats.kstest(found.p_value, "uniform").statistic < 0.06  # 1.9 / sqrt(1000): exceeded once in a thousand
+    assert stats.kstest(found.p_value, "uniform").statistic < farthest(count)
 
 
 # --- draws ------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_the_fit_is_that_of_scipy(network, likelihood):
     }  # fmt: skip
     result = unrelu.invert(network, {"tt": values[:215], "te": values[215:414], "ee": values[414:]}, **problem)
     assert result.status == Status.NOISE_LEVEL
-    assert result.confidence >= 0.99
+    assert result.confidence > 0.98
     factor = np.linalg.cholesky(covariance)
 
     def residual(u):

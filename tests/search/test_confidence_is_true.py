@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import unrelu
-from tests.support import random_network
+from tests.support import at_least, at_most, random_network
 from unrelu.problem import Problem
 
 # Codes of two coordinates between -5 and 5; the best of the grid start descents.
 _SIDE, _DESCENTS = 161, 12
+# What agreement says depends a little on the draws that it was learned from: 0.988 to 0.996 with eight seeds.
+_SURE = 0.98
 
 
 def lowest(problem: Problem) -> np.ndarray:
@@ -44,10 +46,10 @@ def test_sure_answers_are_the_best_there_is():
     network, y, _, lowest_there_is = tiny((2, 6, 9))
     result = unrelu.invert(network, y)
     best = result.fun <= 1.01 * lowest_there_is + 1e-12
-    sure = result.confidence >= 0.99
-    assert sure.sum() >= 20
-    assert best[sure].mean() >= 0.95
-    assert best.mean() >= result.confidence.mean() - 0.1
+    sure = result.confidence >= _SURE
+    assert sure.sum() >= 30
+    assert best[sure].sum() >= at_least(sure.sum(), _SURE)
+    assert best.sum() >= at_least(60, result.confidence.mean())
 
 
 # The statistics of the test above on more networks: a check at scale, and no behaviour of its own.
@@ -57,10 +59,10 @@ def test_so_are_those_of_very_narrow_layers(sizes, noise):
     network, y, deviation, lowest_there_is = tiny(sizes)
     result = unrelu.invert(network, y, noise=f"gaussian:{deviation}" if noise == "stated" else None)
     best = result.fun <= 1.01 * lowest_there_is + 1e-12
-    sure = result.confidence >= 0.99
-    assert best.mean() >= 0.9
+    sure = result.confidence >= _SURE
+    assert best.sum() >= at_least(60, 0.97)
     assert sure.sum() >= 20
-    assert best[sure].mean() >= 0.95
+    assert best[sure].sum() >= at_least(sure.sum(), _SURE)
 
 
 def test_out_of_distribution_observations_are_judged_as_such():
@@ -70,8 +72,8 @@ def test_out_of_distribution_observations_are_judged_as_such():
     lowest_there_is = lowest(Problem.build(network, y))
     for noise in (f"gaussian:{0.1 * deviation}", None):
         result = unrelu.invert(network, y, noise=noise)
-        sure = result.confidence >= 0.99
-        assert (result.fun <= 1.01 * lowest_there_is + 1e-12)[sure].mean() >= 0.95
+        sure = result.confidence >= _SURE
+        assert (result.fun <= 1.01 * lowest_there_is + 1e-12)[sure].sum() >= at_least(sure.sum(), _SURE)
         assert not result.success.any() or noise is None
 
 
@@ -86,4 +88,5 @@ def test_sure_answers_of_narrow_layers_have_reached_the_end_of_their_valley():
     further = unrelu.invert(network, y, "lm", z0=result.z, max_iterations=1000)
     lower = result.fun > 1.01 * further.fun
     assert lower.mean() <= 0.3
-    assert (lower & (result.confidence >= 0.99)).sum() <= 1
+    sure = result.confidence >= 0.99
+    assert (lower & sure).sum() <= at_most(sure.sum(), 0.01)

@@ -278,14 +278,14 @@ def test_where_time_is_short_nothing_is_learned_and_nothing_is_sure(learned_of):
     y = network(rng.standard_normal((4, 5))) + 0.05 * rng.standard_normal((4, 120))
     short = unrelu.invert(network, y, time_limit=1.0)
     assert not learned_of
-    assert (short.confidence < 0.99).all()
+    assert (short.confidence < 0.95).all()
     assert not short.success.any()
     long = unrelu.invert(network, y, time_limit=1000.0)
     assert learned_of
-    assert (long.confidence >= 0.99).all()
+    assert (long.confidence > 0.95).all()  # 0.9957 with each of eight seeds
     np.testing.assert_allclose(long.fun, short.fun, rtol=1e-4)
     again = unrelu.invert(network, y, time_limit=1.0)  # what is known takes no time
-    assert (again.confidence >= 0.99).all()
+    assert (again.confidence > 0.95).all()
 
 
 def test_without_learning_nothing_is_sure(learned_of, cache):
@@ -487,8 +487,8 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
     assert begun == [1]
     assert r.success.all()  # what was found by then is returned
     assert set(asked) == {2}
-    assert (r.confidence < 0.99).all()
+    assert (r.confidence < 0.95).all()
     assert not list(tmp_path.rglob("*.npz"))
     again = unrelu.invert(network, y, noise="gaussian:0.1")
     assert list(tmp_path.rglob("*.npz"))
-    assert (again.confidence >= 0.99).all()
+    assert (again.confidence > 0.95).all()  # 0.991 to 0.995 with eight seeds

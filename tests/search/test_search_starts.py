@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from tests.support import random_network
+from tests.support import farthest, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.search.sample_cache import SampleCache, SearchStarts
@@ -27,7 +27,8 @@ def test_one_start_of_four_is_random_and_up_to_three_times_as_far_out(sizes):
     median, most = np.quantile(scale, (0.5, 0.95))
     assert 0.85 * 3**0.5 < median < 1.15 * 3**0.5
     assert 2 < most < 5
-    assert abs(codes[3::4].mean()) < 0.1
+    # E s^2 = (9 - 1) / (2 log 3), and the mean of as many normal draws is beyond four deviations once in 16,000.
+    assert abs(codes[3::4].mean()) < 4 * np.sqrt(8 / (2 * np.log(3)) / codes[3::4].size)
 
 
 def test_the_first_start_is_the_mean_of_the_model_and_others_are_drawn_from_it():
@@ -74,5 +75,5 @@ def test_random_starts_between_two_bounds_are_uniform_and_all_are_inside():
     starts = starts_of((6, 10, 12, 40), bounds=(-2.0, 1.0))
     codes = starts.codes(np.array([0]), 0, 4000)[0]
     assert ((codes >= -2) & (codes <= 1)).all()
-    assert kstest(codes[3::4].ravel(), "uniform", (-2, 3)).statistic < 0.03
+    assert kstest(codes[3::4].ravel(), "uniform", (-2, 3)).statistic < farthest(codes[3::4].size)
     assert np.mean((codes == -2) | (codes == 1)) < 0.02  # mirrored ones do not heap up at the ends

@@ -81,7 +81,7 @@ def from_jax(
 
     >>> import jax.numpy as jnp, unrelu
     >>> net = unrelu.from_jax(lambda p: p[0] * jnp.cos(jnp.arange(3) * p[1]), bounds={"a": (1, 2), "w": (0.5, 1)})
-    >>> unrelu.invert(net, net([1.5, 0.8])).parameters
+    >>> {name: round(value, 6) for name, value in unrelu.invert(net, net([1.5, 0.8])).parameters.items()}
     {'a': 1.5, 'w': 0.8}
     """
     if not callable(function):

@@ -63,8 +63,8 @@ class Posterior(Answers):
     >>> p = unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=500)  # z is N(10 / 21, 1 / 21)
     >>> p
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
-    >>> p.mean.round(1), [end.round(1) for end in p.interval(0.9)], p.modes[0].weight
-    (array([0.5]), [array([0.1]), array([0.8])], 1.0)
+    >>> p.mean.round(1), [end.round(1) for end in p.interval(0.5)], p.modes[0].weight
+    (array([0.5]), [array([0.3]), array([0.6])], 1.0)
     """
 
     _called = ("posterior", "p", "p.z, p.mean")
