@@ -243,7 +243,7 @@ def test_a_bent_valley_is_seen(curvature, holds):
 
 
 def test_a_plateau_in_a_box_is_seen():
-    """y = min(z, .3) at z = 0, with noise of .1: the density of the plateau is e^-4.5, which a width of 50 makes most."""
+    """y = min(z, .3) at z = 0, with noise of .1: the plateau has the density e^-4.5, and most of the mass if wide."""
     net = unrelu.from_torch(lambda z: z - torch.relu(z - 0.3), latent_shape=1)
     for top, holds in ((0.35, True), (50.0, False)):
         problem = Problem.build(net, [0.0], noise="gaussian:0.1", bounds=(-1, top))
