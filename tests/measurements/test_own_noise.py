@@ -96,3 +96,18 @@ def test_what_has_a_deviance_is_refused_where_errors_are_compared_in_a_norm(tmp_
     alone = unrelu.invert(NET, Y[:5], noise=NOISE, seed=chunk_seed(0, 0))
     np.testing.assert_array_equal(run.read("p_value"), alone.p_value)
     assert unrelu.calibrate(random_network((2, 6, 12)), noise=NOISE, observations=20).observations == 20
+
+
+@pytest.mark.parametrize(("offset", "value"), [(-1.0, "-1"), (np.nan, "nan"), (np.inf, "inf")])
+def test_what_is_no_deviance_is_refused_with_what_one_is(monkeypatch, offset, value):
+    """-2 log p(y|mean) differs from the deviance by a constant, and may be negative."""
+    right = StudentT.deviance
+    monkeypatch.setattr(StudentT, "deviance", lambda self, y, mean: 0 * right(self, y, mean) + offset)
+    with pytest.raises(InputError, match=rf"StudentT\.deviance is {value} for y = .* 2 \(max over m of log p\(y\|m\)"):
+        unrelu.invert(NET, Y[:2], noise=NOISE)
+
+
+def test_rounding_is_no_negative_deviance(monkeypatch):
+    right = StudentT.deviance
+    monkeypatch.setattr(StudentT, "deviance", lambda self, y, mean: right(self, y, mean) - 1e-8)
+    assert np.isfinite(NOISE.residuals(Y[:2], Y[:2])).all()

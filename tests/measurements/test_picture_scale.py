@@ -118,6 +118,13 @@ def test_what_the_message_says_to_pass_is_accepted_and_on_the_generator_s_scale(
     np.testing.assert_allclose(problem.y.reshape(target.shape), target, atol=0.5 * np.ptp(target) / 255)
 
 
+@pytest.mark.parametrize("spread", [10.0, 25.5, 60.0])
+def test_noise_below_0_does_not_hide_the_scale_of_bytes(spread):
+    noisy = BYTES + spread * np.random.default_rng([3, 1]).standard_normal(BYTES.shape)
+    assert noisy.min() < -30
+    assert "pass y / 255" in advice(zoo.load("mnist-relu"), noisy)[1]
+
+
 def bytes_network() -> Network:
     """The digits of mnist-relu times 255."""
     network = zoo.load("mnist-relu")

@@ -225,8 +225,48 @@ def test_it_says_where_it_does_not_hold():
     assert "not at 1 observation (0): kinks or curvature are in reach of the noise" in str(found)
     one = Inversion.of(problem, np.array([[0.02], [2.0]]), method="mine")[0].laplace()
     assert one.holds is False
-    assert "no, its 68.3, 90, 99 and 99.9% have" in str(one)
+    assert "no, its 68.3, 90, 99 and 99.99% have" in str(one)
     np.testing.assert_array_equal(one.shares, found.shares[0])
+
+
+def bent(curvature):
+    """y = (a, b + curvature a^2): the posterior is a valley along a parabola, normal where the curvature is 0."""
+    return unrelu.from_torch(lambda z: torch.stack([0.1 * z[:, 0], z[:, 1] + curvature * z[:, 0] ** 2], 1), 2)
+
+
+@pytest.mark.parametrize(("curvature", "holds"), [(0.0, True), (0.01, True), (1.0, False)])
+def test_a_bent_valley_is_seen(curvature, holds):
+    """With noise of .1, a has the deviation 1, and b that of .1: the valley leaves the ellipsoid at curvatures of 1."""
+    problem = Problem.build(bent(curvature), np.zeros(2), noise="gaussian:0.1", bounds=(-4, 4))
+    found = Inversion.of(problem, np.zeros((1, 2)), method="mine").shaped().laplace()
+    assert found.holds is holds
+
+
+def test_a_plateau_in_a_box_is_seen():
+    """y = min(z, .3) at z = 0, with noise of .1: the plateau has the density e^-4.5, and most of the mass if wide."""
+    net = unrelu.from_torch(lambda z: z - torch.relu(z - 0.3), latent_shape=1)
+    for top, holds in ((0.35, True), (50.0, False)):
+        problem = Problem.build(net, [0.0], noise="gaussian:0.1", bounds=(-1, top))
+        assert Inversion.of(problem, np.zeros((1, 1)), method="mine").shaped().laplace().holds is holds
+
+
+def test_of_slopes_that_are_not_finite_nothing_is_known():
+    matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(3, 20)))
+    net = unrelu.from_torch(lambda z: torch.sqrt(z.abs()) @ matrix.to(z), latent_shape=3)
+    z = np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    problem = Problem.build(net, net(z), noise="gaussian:0.001", prior=unrelu.Normal())
+    found = Inversion.of(problem, z, method="mine").laplace()
+    assert np.isnan(found.covariance[0]).all()
+    assert np.isfinite(found.covariance[1]).all()
+    assert found.holds.tolist() == [False, True]
+
+
+def test_where_all_is_open_it_does_not_hold():
+    dead = unrelu.from_arrays([np.ones((4, 3))], [np.full(4, -1.0)])
+    problem = Problem.build(dead, np.zeros(4), noise="gaussian:0.1")
+    found = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped().laplace()
+    assert np.isinf(found.std).all()
+    assert found.holds is False
 
 
 @pytest.mark.parametrize("scale", [1e-120, 1e-6, 1e9])
@@ -264,7 +304,7 @@ def test_what_it_says():
     lines = str(r.laplace()).splitlines()
     assert lines[0] == "Laplace approximation, from the linear region of z alone: it knows no other optimum"
     assert [line.split()[0] for line in lines[1:]] == ["code", "reconstruction", "optimum", "holds"]
-    assert lines[-1].endswith("yes, its 68.3, 90, 99 and 99.9% have 68.3%, 90.0%, 99.0%, 99.9%")
+    assert lines[-1].endswith("yes, its 68.3, 90, 99 and 99.99% have 68.3%, 90.0%, 99.0%, >99.9%")
     low, high = (f"{x:.3g}" for x in (r.laplace().std.min(), r.laplace().std.max()))
     assert f"standard deviations {low} to {high}" in lines[1]
 

@@ -1,13 +1,15 @@
 """Read numbers, text, containers and arrays from pickles and PyTorch's files. All else is refused, never made.
 
-The opcodes of a pickle are few, so they are carried out here. What a file calls are the functions of a table. Python's
-unpicklers would make a memo as long as a file states, and hash keys that take forever.
+PyTorch reads its own files, by ``torch.load(weights_only=True)``. The opcodes of other pickles are few, so they are
+carried out here. What a file calls are the functions of a table. Python's unpicklers would make a memo as long as a
+file states, and hash keys that take forever.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import pickle
 import pickletools
 import re
 import zipfile
@@ -18,7 +20,6 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unrelu.errors import InputError, ModelError, ModelFileError
 from unrelu.runtime.file_reading import check_array, check_members, check_text, opened, shown_size, zip_members
@@ -32,15 +33,16 @@ _SAVE_TENSORS = (
 _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 # Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
 _BYTES = 256
-# The most opcodes, whatever a user allows for arrays: emulators have thousands.
+# The most opcodes, and bytes of a pickle beside its tensors, whatever a user allows: emulators have thousands.
 _OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
-_TENSORS = {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
-    "Bool": torch.bool,
-}  # fmt: skip
+# How PyTorch names a function or class that it refuses.
+_REFUSED = re.compile(r"(?:GLOBAL|function) (\S+)")
+_FOREIGN = (
+    "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run code: "
+    "{0!r}; {1}"
+)
 # Opcodes that push their argument, and that are passed over.
 _VALUES = re.compile(r"NONE|(BIN)?(INT|FLOAT)[12]?|LONG[14]?|(SHORT_)?(BIN)?(STRING|BYTES8?|UNICODE8?)|BYTEARRAY8")
 _PASSED = ("PROTO", "FRAME", "STOP")
@@ -90,23 +92,19 @@ def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
 
 
 def read_checkpoint(file: Path, max_bytes: int) -> object:
-    """The tensors and plain containers of a PyTorch file.
+    """What ``torch.load(weights_only=True)`` reads, on the CPU: tensors and plain containers, by none of their code.
 
-    ``torch.load(weights_only=True)`` runs no code, but it allocates what the pickle states. Here :mod:`zipfile` reads
-    the numbers, and compares them with their check sums.
+    Files of PyTorch before 1.6 are no zip files; their tensors may be on any device.
 
     Raises:
         ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
         InputError: it would take more than ``max_bytes``.
     """
     with opened(file) as (stream, size), readable("PyTorch file", _SAVE_TENSORS):
-        if stream.read(14)[2:] == _LEGACY:
-            raise ModelFileError(
-                f"it was saved by PyTorch before 1.6; torch.save(torch.load({str(file)!r}, weights_only=True), ...) "
-                "writes it anew"
-            )
-        with zipfile.ZipFile(stream) as archive:
-            members = zip_members(archive, file)
+        if size > max_bytes:
+            raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
+        if zipfile.is_zipfile(stream):
+            members = zip_members(zipfile.ZipFile(stream), file)
             if any(name.endswith("/constants.pkl") for name in members):
                 raise ModelFileError(
                     "the file is a program of TorchScript, which can read and write files (torch.from_file). If you "
@@ -114,8 +112,15 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
                     f"else {_SAVE_TENSORS}"
                 )
             check_members(members.values(), file, size, max_bytes)
-            (name,) = (name for name in members if name.partition("/")[2] == "data.pkl")
-            return _Checkpoint(archive, name, max_bytes).load()
+            if max(info.file_size for name, info in members.items() if name.endswith("data.pkl")) > _OBJECTS:
+                raise InputError(f"its pickle has more than {shown_size(_OBJECTS)}; {_SAVE_TENSORS}")
+        stream.seek(0)
+        try:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if (named := _REFUSED.search(str(error))) is None:
+                raise
+            raise ModelFileError(_FOREIGN.format(named[1][:80], _SAVE_TENSORS)) from error
 
 
 class _EntryType:
@@ -134,8 +139,6 @@ class _Pickle:
         content: the pickle.
         max_bytes: the most bytes that its objects may take.
     """
-
-    way_out = _SAVE_ARRAYS
 
     def __init__(self, content: bytes, max_bytes: int) -> None:
         self.content, self.most = content, min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
@@ -162,7 +165,7 @@ class _Pickle:
         for count, (opcode, stated, _) in enumerate(pickletools.genops(io.BytesIO(self.content))):
             if count > self.most:
                 raise InputError(
-                    f"its pickle makes more than {self.most:,} objects, of up to {_BYTES} bytes each; {self.way_out}"
+                    f"its pickle makes more than {self.most:,} objects, of up to {_BYTES} bytes each; {_SAVE_ARRAYS}"
                 )
             if _VALUES.fullmatch(opcode.name):
                 self.stack.append(stated)
@@ -208,20 +211,12 @@ class _Pickle:
             "GLOBAL": lambda path: push(found(path.replace(" ", "."))),
             "STACK_GLOBAL": lambda _: push(found(".".join(popped(2)))),
             "REDUCE": lambda _: push(called(*popped(2))), "BUILD": lambda _: push(self._completed(*popped(2))),
-            "BINPERSID": lambda _: push(self.persistent(pop())),
             "POP": lambda _: pop(), "DUP": lambda _: push(stack[-1]), "POP_MARK": lambda _: since_mark(),
         }  # fmt: skip
 
     def refuse(self, what: str) -> NoReturn:
         """Refuse what is no array and no plain container."""
-        raise ModelFileError(
-            "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run "
-            f"code: {what!r:.80}; {self.way_out}"
-        )
-
-    def persistent(self, pid: Any) -> Any:
-        """What is beside the pickle: nothing."""
-        self.refuse("BINPERSID")
+        raise ModelFileError(_FOREIGN.format(what[:80], _SAVE_ARRAYS))
 
     def _latin(self, text: str, codec: str = "latin1") -> bytes:
         self._spend(len(text))
@@ -269,44 +264,7 @@ class _Pickle:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(held) is not dict or type(key) not in (str, int):
                 raise ModelFileError(
-                    f"the file holds a dictionary with a key of type {type(key).__name__}; {self.way_out}"
+                    f"the file holds a dictionary with a key of type {type(key).__name__}; {_SAVE_ARRAYS}"
                 )
             held[key] = value
         return held
-
-
-class _Checkpoint(_Pickle):
-    """The pickle of a checkpoint, whose tensors are views of records beside it."""
-
-    way_out = _SAVE_TENSORS
-
-    def __init__(self, archive: zipfile.ZipFile, name: str, max_bytes: int) -> None:
-        super().__init__(archive.read(name), max_bytes)
-        self._archive, self._root = archive, name.removesuffix("data.pkl")
-        self._storages: dict[str, Tensor] = {}
-        self.functions |= {
-            "torch._utils._rebuild_tensor_v2": self._tensor,
-            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-            "torch.Size": lambda shape: shape,
-            "torch.device": lambda name, *_: name,
-            **{f"torch.{name}Storage": dtype for name, dtype in _TENSORS.items()},
-        }
-
-    def persistent(self, pid: Any) -> Tensor:
-        """The numbers of a storage: ("storage", type, key, location, number of entries)."""
-        _, dtype, key, _, count = pid
-        if key not in self._storages:
-            held = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            self._storages[key] = torch.frombuffer(held, dtype=dtype) if held else torch.empty(0, dtype=dtype)
-        storage = self._storages[key]
-        if count != len(storage) or dtype != storage.dtype:
-            raise ModelFileError(f"the record of a tensor has not the size that is stated: damaged; {_SAVE_TENSORS}")
-        return storage
-
-    def _tensor(self, storage: Tensor, offset: int, shape: Any, strides: Any, *_: object) -> Tensor:
-        """A view of a storage, which has to hold as many entries."""
-        if any(type(n) is not int for n in shape) or math.prod(shape) > len(storage):
-            raise ModelFileError(
-                f"a tensor of shape {shape!s:.80} shares {len(storage):,} numbers among its entries; save .clone()"
-            )
-        return torch.as_strided(storage, shape, strides, offset)

@@ -24,6 +24,8 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
+# The least deviance of an entry is 0, up to this rounding; means beyond the limit are those of diverged codes.
+_ROUNDING, _LARGEST_MEAN = 1e-6, 1e100
 # Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
 # The models by name.
@@ -258,9 +260,9 @@ class Loss(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Likelihood(Noise, Loss):
-    r"""A model that compares observations with their means mu = A G(z) by a deviance, twice the loss of log-likelihood.
+    r"""A model that compares observations with their means mu = A G(z) by a deviance.
 
-    .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu)
+    .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu) \ge 0
 
     It is minimised by Gauss-Newton steps with a weight for every entry (Fisher scoring, or iteratively reweighted least
     squares). A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
@@ -308,9 +310,21 @@ class Likelihood(Noise, Loss):
         return (seen * self.deviance(y, mean)).sum(dim=1)
 
     def residuals(self, y: Array, mean: Array) -> Array:
-        """Signed square roots of the deviance, (B, m)."""
+        """Signed square roots of the deviance, (B, m).
+
+        Raises:
+            InputError: the deviance of a finite mean is no number, infinite, or below 0 by more than rounding.
+        """
         d = self.deviance(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(mean))).numpy()
-        return np.asarray(np.sign(y - mean) * np.sqrt(d))
+        wrong = np.argwhere((np.abs(mean) < _LARGEST_MEAN) & ~((d >= -_ROUNDING) & (d < np.inf)))
+        if len(wrong):
+            at = tuple(wrong[0])
+            raise InputError(
+                f"noise={self}: {type(self).__name__}.deviance is {d[at]:.4g} for y = {y[at]:.4g} and a mean of "
+                f"{mean[at]:.4g}. A deviance is 2 (max over m of log p(y|m) - log p(y|mean)): finite, and never "
+                "negative, as -2 log p(y|mean) may be"
+            )
+        return np.asarray(np.sign(y - mean) * np.sqrt(np.maximum(d, 0.0)))
 
     def energy(self, y: Array) -> Array:
         """The scale of the objective: the number of entries, about the deviance of a good fit, (B,)."""

@@ -57,6 +57,8 @@ def read_y(
     if noise.likelihood is not None:
         last = network.layers[-1] if isinstance(network, Network) and measured.selects else None
         noise.likelihood.check(values, None if last is None else last.activation.range)
+        typical = measured.values(tried.typical_outputs[np.arange(len(values)) % len(tried.typical_outputs)])
+        noise.residuals(values, np.where(seen, typical, values))
     return values, single, measured, noise
 
 

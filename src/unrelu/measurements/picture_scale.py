@@ -29,6 +29,7 @@ _ENTRIES = 64
 # 8- and 16-bit integers that are this many times larger than all outputs of a generator are on the scale of their type.
 _LARGER = 8.0
 # The largest entries of pictures in [0, 255], and of those in [0, 1] or [-1, 1], from dark to overexposed pictures.
+# Noise may be below 0, so the scale of bytes is seen by three quarters of the entries.
 _BYTES, _UNIT = (64.0, 450.0), (0.4, 1.75)
 # The least entry of outputs that are drawn from 0 to 1.
 _ABOUT_ZERO = -0.25
@@ -152,7 +153,7 @@ def check_scale(
         return
     observed = [values[i, shown[i]] for i in rows]
     share = min(max(_TRIM, 2 * trim), 0.49)
-    low, high = map(float, np.median([np.quantile(y, (share, 1 - share)) for y in observed], axis=0))
+    low, bulk, high = map(float, np.median([np.quantile(y, (share, 0.25, 1 - share)) for y in observed], axis=0))
     bottom, top = _ends_of(network.typical_outputs)
     pictures = min(map(len, observed)) >= _ENTRIES
     made_unit, seen_unit = (_UNIT[0] <= b <= _UNIT[1] and a >= -_UNIT[1] for a, b in ((bottom, top), (low, high)))
@@ -162,7 +163,7 @@ def check_scale(
     advice = ""
     if pictures and made_bytes and seen_unit:
         advice = "they seem to be in [0, 1]; pass 255 * y"
-    elif (pictures and made_unit and seen_bytes and low >= -_BYTES[0]) or (larger and network.typical_outputs.any()):
+    elif (pictures and made_unit and seen_bytes and bulk >= -_BYTES[0]) or (larger and network.typical_outputs.any()):
         ends = (0 if bottom >= _ABOUT_ZERO else -1), (1 if made_unit else float(f"{top:.3g}"))
         advice = f"they seem to be in [0, 255]; pass {'y / 127.5 - 1' if ends[0] else 'y / 255'}"
         if typed:
