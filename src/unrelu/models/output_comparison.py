@@ -70,27 +70,27 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
             x: Tensor = module(given.clone())  # which it may change in place
         return x.detach().to(codes).reshape(len(codes), network.output_dim)
 
-    with torch.no_grad():
-        x = network.forward(z.to(network.device)).to(z)
-        size, reached = largest(x), torch.zeros_like(x)
-        with suppress(Exception):  # the user's forward runs here, and may refuse numbers that are slightly off
-            (changed, eps), few = _with_errors(outputs, z), z[:_FEW]
-            effect, repeated = largest(changed - outputs(z)), largest(outputs(few) - outputs(few))
-            most = max(_MOST_ROUNDING, eps**0.5) * size + max(_ROUNDING_OF_LARGEST, 10 * eps) * size.max()
-            reached = torch.where(repeated <= _REPEATED * effect, effect, 0.0).minimum(most)
-        for batch, gradients in runs:
-            where = f"in a batch of {batch}" + (" with gradients enabled" if gradients else "")
-            try:
-                found = outputs(z[:batch], gradients)
-            except Exception as error:  # the user's forward runs here
-                return f"{where} it raises {type(error).__name__}: {error}"
-            finite = x[:batch].isfinite()
-            off = torch.where(finite, (found - x[:batch]).abs(), 0.0)
-            allowed = share * size[:batch] + reached[:batch]
-            if not isinstance(network, Network) and (batch < count or gradients):
-                allowed = allowed + _MOST_ROUNDING * size.max()
-            if not torch.equal(finite, found.isfinite()) or (off > allowed).any():
-                return f"{where} they differ by up to {float(off.max()):.1g}, and are up to {float(size.max()):.1g}"
+    where = ""
+    try:  # the user's forward runs here
+        with torch.no_grad():
+            x = network.forward(z.to(network.device)).to(z)
+            size, reached = largest(x), torch.zeros_like(x)
+            with suppress(Exception):  # it may refuse numbers that are slightly off
+                (changed, eps), few = _with_errors(outputs, z), z[:_FEW]
+                effect, repeated = largest(changed - outputs(z)), largest(outputs(few) - outputs(few))
+                most = max(_MOST_ROUNDING, eps**0.5) * size + max(_ROUNDING_OF_LARGEST, 10 * eps) * size.max()
+                reached = torch.where(repeated <= _REPEATED * effect, effect, 0.0).minimum(most)
+            for batch, gradients in runs:
+                where = f"in a batch of {batch}" + (" with gradients enabled" if gradients else "")
+                found, wanted = outputs(z[:batch], gradients), x[:batch]
+                off = torch.where(wanted.isfinite(), (found - wanted).abs(), 0.0)
+                allowed = share * size[:batch] + reached[:batch]
+                if not isinstance(network, Network) and (batch < count or gradients):
+                    allowed = allowed + _MOST_ROUNDING * size.max()
+                if not torch.equal(wanted.isfinite(), found.isfinite()) or (off > allowed).any():
+                    return f"{where} they differ by up to {float(off.max()):.1g}, and are up to {float(size.max()):.1g}"
+    except Exception as error:  # Python does not say what it raises
+        return f"{where} it raises {type(error).__name__}: {error}"
     return None
 
 

@@ -37,7 +37,7 @@ _LARGE = 10**9
 # one to the next. Coordinates change apart: without biases, all multiples of a code are next to the same kinks.
 _TRIALS, _CHANGE = 4, 0.1
 # What to do about random numbers that a generator draws.
-FIX_DRAWS = (
+_FIX_DRAWS = (
     "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
     "module(z, noise). Of a module in training mode, call module.eval() first"
 )
@@ -159,7 +159,7 @@ def _consistent(module: nn.Module, z: Tensor, what: str) -> Tensor:
     generator = torch.random.get_rng_state()
     x = _output(module, z, what)
     if not torch.equal(generator, torch.random.get_rng_state()):
-        raise UnsupportedModelError(f"it draws random numbers; a {what} must be deterministic; {FIX_DRAWS}")
+        raise UnsupportedModelError(f"it draws random numbers; a {what} must be deterministic; {_FIX_DRAWS}")
     if not _equal(x, _output(module, z, what)):
         raise UnsupportedModelError(f"a second evaluation gives another output; a {what} must be deterministic")
     if not all(_equal(x[i : i + 1], _output(module, row, what)) for i, row in enumerate(torch.split(z, 1))):
