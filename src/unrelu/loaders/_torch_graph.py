@@ -31,7 +31,7 @@ from unrelu.errors import InputError, ModelError, OptionError, UnsupportedModelE
 from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
-from unrelu.loaders._recording import recorded
+from unrelu.loaders._recording import name_of, recorded
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.latent_bounds import Bounds
@@ -48,13 +48,13 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 
 CPU = torch.device("cpu")
-# The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
+# The size of the batch that is recorded. What is computed from it shows in the outputs of other batches.
 BATCH = 7
 _OTHER_OUTPUTS = (
     "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
 )
-# Outputs may be off by this multiple of the errors of activations that a graph writes out in single precision.
-_DEVIATIONS = 1000.0
+# PyTorch's softplus is off by this. Outputs may be off by a multiple of such errors of activations.
+_SOFTPLUS_ERROR, _DEVIATIONS = math.exp(-20), 1000.0
 # The stated rounding is this multiple of the largest error of the draws: errors of single outputs differ by less.
 _MARGIN = 2.0
 
@@ -246,7 +246,8 @@ def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds
         raise UnsupportedModelError(
             f"it maps {batch} codes to a tensor of shape {full}; the batch axis must stay the first"
         )
-    error = replace_gated_activations(graph)
+    softplus = any(name_of(node) == "softplus" for node in graph.nodes)
+    error = max(replace_gated_activations(graph), _SOFTPLUS_ERROR if softplus else 0.0)
     try:
         parts = ChainWalk(shape, batch).along(graph)
     except UnsupportedModelError as refused:
@@ -310,10 +311,10 @@ def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
 def _with_rounding(network: Network | OpaqueNetwork, module: nn.Module, original: nn.Module) -> Network | OpaqueNetwork:
     """The network with the rounding error of what it was read from, if that computes in reduced precision inside."""
     z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(network.device)
-    own, read = (as_called(each, z[:2]) for each in (original, module))
+    own, read = (as_called(each, z[:BATCH]) for each in (original, module))
     types = {torch.float32}
     if read is not None:
-        watched(read, z[:2], lambda x: types.add(x.dtype))
+        watched(read, z[:BATCH], lambda x: types.add(x.dtype))
     coarsest = max(types, key=lambda kind: torch.finfo(kind).eps)
     if own is None or coarsest is torch.float32:
         return network

@@ -58,7 +58,7 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
             x: Tensor = module(given.clone())  # which it may change in place
         return x.detach().to(codes).reshape(len(codes), network.output_dim)
 
-    where = ""
+    where = f"in a batch of {count}"
     try:  # the user's forward runs here
         with torch.no_grad():
             x = network.forward(z.to(network.device)).to(z)
@@ -71,7 +71,7 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
             allowed = (share * size + rounding + solver)[torch.arange(batch) % len(lengths)]
             off = torch.where(wanted.isfinite(), (found - wanted).abs(), 0.0)
             if not torch.equal(wanted.isfinite(), found.isfinite()) or (off > allowed).any():
-                return f"{where} they differ by up to {float(off.max()):.1g}, and are up to {float(size.max()):.1g}"
+                return f"{where} outputs of up to {float(size.max()):.1g} differ by up to {float(off.max()):.1g}"
     except Exception as error:  # Python does not say what it raises
         return f"{where} it raises {type(error).__name__}: {error}"
     return None

@@ -67,7 +67,7 @@ def opaque(
     try:
         network = tried(module, trial_codes(latent_shape, domain).to(device), reason, domain=domain)
         if where := difference(network, replica(network.module), network.device):
-            raise UnsupportedModelError(f"its outputs depend on more than the code: {where}")
+            raise UnsupportedModelError(f"it does not take each code alone: {where}")
         return network
     except UnsupportedModelError as error:
         if str(error) in reason:  # it cannot be run
