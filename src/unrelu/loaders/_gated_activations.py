@@ -2,7 +2,8 @@
 
 SiLU, GELU, Mish and hardswish are x times a gate g(x). Programs and exported graphs often compute both factors node by
 node: the error function of a GELU, the learned sigmoids of an emulator. Such a product, or a sum of x and one, is a
-function of each entry of x alone, so its values on a line of numbers tell which activation it is.
+function of each entry of x alone, so its values on a line of numbers tell which activation it is. Far from 0, where a
+gate is constant, they must agree to rounding: a gate of limited arguments, x * sigmoid(clamp(x)), is none of these.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ _ELEMENTWISE = {
     "add", "sub", "rsub", "mul", "div", "neg", "pow", "square", "exp", "erf", "tanh", "sigmoid", "softplus", "log",
     "log1p", "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardsigmoid", "silu", "_to_copy", "reciprocal",
 }  # fmt: skip
-# Arguments at which a product is compared with activations, and one beyond which a gate is 0 or 1.
-_LINE = torch.linspace(-9.3, 9.1, 93, dtype=torch.float64)[:, None]
-_FAR = 1e6
-# The most that they may differ, as a share of the largest value: graphs may hold constants in single precision.
-_TOLERANCE = 1e-6
+# Arguments at which a product is compared with activations: near 0, and far on both sides, where a gate is 0 or 1.
+_NEAR = np.linspace(-9.3, 9.1, 93)
+_FAR = 2.0 ** np.arange(4, 21)
+_LINE = torch.from_numpy(np.concatenate([-_FAR[::-1], _NEAR, _FAR]))[:, None]
+# The most that gates may differ near 0, where graphs may hold constants in single precision, and far from it.
+_TOLERANCE = float(np.finfo(np.float32).eps)
 _ROUNDING = 1e-12
 # The most nodes between x and the product.
 _MOST_NODES = 12
@@ -40,19 +42,24 @@ def gated(x: Tensor, parts: tuple[Activation | Scale, ...]) -> None:
     """Stands for a product in a graph; it is read as its parts, not called."""
 
 
-def replace_gated_activations(graph: fx.Graph) -> None:
-    """Put a node that is read as an activation in place of each product or sum in a recorded graph that is one."""
+def replace_gated_activations(graph: fx.Graph) -> float:
+    """Put a node that is read as an activation in place of each product or sum in a recorded graph that is one.
+
+    Returns the most that a gate differs from that of its activation.
+    """
+    most = 0.0
     for node in list(graph.nodes):
         if name_of(node) not in ("mul", "add") or len(node.all_input_nodes) != 2:
             continue
         for source in _origins(node):
             with suppress(_NotElementwise, RuntimeError, TypeError):
-                far = (torch.full((1, 1), t, dtype=torch.float64) for t in (-_FAR, _FAR))
-                values, low, high = (_of_entries(node, source, t).numpy() for t in (_LINE, *far))
-                if (parts := _activation(values, -low / _FAR, high / _FAR)) is not None:
+                if (found := _activation(_of_entries(node, source, _LINE).numpy())) is not None:
+                    parts, error = found
                     node.target, node.args, node.kwargs = gated, (source, parts), {}
+                    most = max(most, error)
                     break
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    return most
 
 
 def _origins(node: fx.Node) -> Iterator[fx.Node]:
@@ -96,17 +103,17 @@ def _row(value: Any) -> Any:
     return value.detach().double().reshape(() if value.numel() == 1 else (1, -1))
 
 
-def _activation(f: Array, left: Array, right: Array) -> tuple[Activation | Scale, ...] | None:
-    r"""The activation, and the scale k if it is not 1, with values f, (p, n), on :data:`_LINE`; None if there is none.
+def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None:
+    r"""The activation, and the scale k if it is not 1, with values f on :data:`_LINE`; None if there is none.
 
     A gate g(a t) is 0 at one end and 1 at the other. So k (c + (1 - c) g(a t)) is k c at one end and k at the other,
-    where f is k t times this.
+    where f is k t times this. The second value is by how much this differs.
 
     Args:
-        f: the values.
-        left, right: f(t) / t at -infinity and at infinity, (1, n).
+        f: the values, (p, n).
     """
     t = _LINE.numpy()
+    left, right = (f[[i]] / t[[i]] for i in (0, -1))
     forward = np.abs(right) >= np.abs(left)
     sign = np.where(forward, 1.0, -1.0)
     k, other = np.where(forward, right, left), np.where(forward, left, right)
@@ -123,9 +130,10 @@ def _activation(f: Array, left: Array, right: Array) -> tuple[Activation | Scale
         if not np.isfinite(a).all() or (a == 0).any():
             continue
         activation = Activation(name, _single(c), steepness=_single(a))
-        if (np.abs(k * activation.value(t) - f) <= _TOLERANCE * np.abs(f).max()).all():
+        errors = np.abs(activation.value(t) - f / k) / np.maximum(np.abs(t), 1)
+        if (errors <= np.where(np.abs(t) < _FAR[0], _TOLERANCE, _ROUNDING)).all():
             scale = Scale(torch.tensor(_single(k)), torch.zeros((), dtype=torch.float64))
-            return (activation,) if (_single(k) == 1).all() else (activation, scale)
+            return (activation,) if (_single(k) == 1).all() else (activation, scale), float(errors.max())
     return None
 
 

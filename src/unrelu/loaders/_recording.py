@@ -11,13 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -32,8 +31,6 @@ from unrelu.models.torch_opaque import raised
 _OF_SHAPES = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}
 # The most axes of a tensor that NumPy takes in all versions.
 _MOST_AXES = 32
-# Functions that give numbers to Python or NumPy.
-_NUMBERS = {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "item", "untyped_storage"}
 # The place in the model of what is recorded, where its reader knows it.
 _place: ContextVar[str] = ContextVar("place", default="")
 
@@ -93,8 +90,6 @@ class Recording(TorchDispatchMode):
         # The node of each tensor that depends on the codes; None if it was changed through another tensor.
         self._nodes: Any = WeakTensorKeyDictionary()
         self._changed = set[StorageWeakRef]()
-        # Constants that were used, and how often each was changed until then.
-        self._constants: list[tuple[Tensor, int]] = []
         self._keep(codes, self.graph.placeholder("z"), "the code")
 
     @classmethod
@@ -118,12 +113,9 @@ class Recording(TorchDispatchMode):
             hooks.register_module_forward_hook(leave, always_call=True),
         )
         super().__enter__()  # type: ignore[no-untyped-call]
-        self._numbers = _Numbers(self)
-        self._numbers.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._numbers.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
@@ -139,7 +131,10 @@ class Recording(TorchDispatchMode):
         sized = torch.Tag.dynamic_output_shape in func.tags
         masks = any(x.dtype in (torch.bool, torch.uint8) for x in live)
         if name in ("_local_scalar_dense", "is_nonzero", "equal") or (sized and (name != "index" or masks)):
-            self.refuse_numbers(name)
+            raise UnsupportedModelError(
+                f"{self.place(name)} takes a number out of a tensor that depends on the code (item, numpy, if): a "
+                "chain of layers has no control flow"
+            )
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, IndexError, ValueError) as error:
@@ -149,19 +144,10 @@ class Recording(TorchDispatchMode):
         self._append(func, name, args, kwargs, result)
         return result
 
-    def refuse_numbers(self, name: str) -> NoReturn:
-        """Refuse a function that takes numbers out of a tensor that depends on the code."""
-        raise UnsupportedModelError(
-            f"{self.place(name)} takes a number out of a tensor that depends on the code (item, numpy, if): a chain of "
-            "layers has no control flow"
-        )
-
     def _append(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """Append a node for a call, and for each of its results if these are several."""
         written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 -- its public name
-        mapped, named = tree_map(
-            lambda x: self._argument(x, name, x is not written) if isinstance(x, Tensor) else x, (args, kwargs)
-        )
+        mapped, named = tree_map(lambda x: (self._node(x, name) or x) if isinstance(x, Tensor) else x, (args, kwargs))
         node = self.graph.create_node("call_function", func, tuple(mapped), named, name)
         place = node.meta["place"] = self.place(name)
         if written is not None:
@@ -179,13 +165,6 @@ class Recording(TorchDispatchMode):
             if isinstance(each, Tensor):
                 self._keep(each, self.graph.call_function(operator.getitem, (node, i)), place)
 
-    def _argument(self, x: Tensor, name: str, kept: bool) -> fx.Node | Tensor:
-        """The node of a tensor, or a constant, which must not be changed later if it is ``kept``."""
-        node = self._node(x, name)
-        if node is None and kept and not x.is_inference():
-            self._constants.append((x, x._version))  # noqa: SLF001 -- its documented name
-        return x if node is None else node
-
     def _keep(self, x: Tensor, node: fx.Node, place: str) -> None:
         if x.dim() > _MOST_AXES:
             raise UnsupportedModelError(f"{place} makes a tensor of {x.dim()} axes; up to {_MOST_AXES} are read")
@@ -202,10 +181,6 @@ class Recording(TorchDispatchMode):
         if x.layout is torch.strided and node is None and (x in self._nodes or _storage(x) in self._changed):
             raise UnsupportedModelError(f"{self.place(name)} takes a tensor that was changed in place")
         return node
-
-    def knows(self, x: object) -> bool:
-        """Whether x is a tensor that depends on the code."""
-        return isinstance(x, Tensor) and x in self._nodes
 
     def place(self, name: str) -> str:
         """Where the model is: the part that its reader named, the module that runs, or the operator."""
@@ -229,26 +204,9 @@ class Recording(TorchDispatchMode):
             several = isinstance(output, tuple | list | dict)
             what = "several values" if several else "a value that its input does not affect"
             raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
-        if any(x._version != version for x, version in self._constants):  # noqa: SLF001
-            raise UnsupportedModelError("it changes a tensor in place after it was used")
         self.graph.output(self._node(output, "output"))
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         return self.graph
-
-
-class _Numbers(TorchFunctionMode):
-    """Refuses functions that take numbers out of tensors that a recording knows, which no operator shows."""
-
-    def __init__(self, recording: Recording) -> None:
-        super().__init__()
-        self.recording = recording
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
-        name = getattr(func, "__name__", "")
-        if name in _NUMBERS and args and self.recording.knows(args[0]):
-            self.recording.refuse_numbers(name)
-        return func(*args, **(kwargs or {}))
 
 
 def _storage(x: Tensor) -> StorageWeakRef:

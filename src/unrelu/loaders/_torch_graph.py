@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -32,25 +31,30 @@ from unrelu.errors import InputError, ModelError, OptionError, UnsupportedModelE
 from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
-from unrelu.loaders._recording import recorded
+from unrelu.loaders._recording import name_of, recorded
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
+from unrelu.models.output_comparison import EXACT, difference, watched
 from unrelu.models.rounding_error import Rounding
-from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_module, evaluated, replica
-from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
+from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_called, as_module, evaluated
+from unrelu.models.torch_opaque import check_memory, opaque, trial_codes
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 
 CPU = torch.device("cpu")
-# The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
+# The size of the batch that is recorded. What is computed from it shows in the outputs of other batches.
 BATCH = 7
-_REDUCED = (torch.bfloat16, torch.float16)
+_OTHER_OUTPUTS = (
+    "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
+)
+# PyTorch's softplus is off by this. Outputs may be off by a multiple of such errors of activations.
+_SOFTPLUS_ERROR, _DEVIATIONS = math.exp(-20), 1000.0
 # The stated rounding is this multiple of the largest error of the draws: errors of single outputs differ by less.
 _MARGIN = 2.0
 
@@ -127,7 +131,7 @@ def from_torch(
     first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        network = _with_rounding(_network(body, given, first, domain), body)
+        network = _network(body, given, first, domain)
     named = with_names(network, call, names)
     return named.to(device=place) if named.device != place else named
 
@@ -218,49 +222,40 @@ def network_of(
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    codes, original = trial_codes(shape, domain), module if original is None else original
-    check_memory(original, codes.to(device))
+    original = module if original is None else original
+    codes = trial_codes(shape, domain).to(device)
+    check_memory(original, codes)
     try:
-        found, precision = _chain(module, shape, device, domain)
-    except UnsupportedModelError as error:
-        return opaque(original, shape, str(error), device, domain)
-    if computes_the_same(lambda z: _forward(found, z), original, codes, device, precision):
-        return replace(found, domain=domain)
-    reason = (
-        "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
-    )
-    return opaque(original, shape, reason, device, domain)
-
-
-def _forward(network: Network, z: Tensor) -> Tensor:
-    return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
+        network, error = _chain(module, shape, device, domain)
+        reason = difference(network, evaluated(original, codes), device, max(EXACT, _DEVIATIONS * error))
+        reason = reason and f"{_OTHER_OUTPUTS} ({reason})"
+    except UnsupportedModelError as refused:
+        reason = str(refused)
+    found = opaque(original, shape, reason, device, domain) if reason else network
+    return _with_rounding(found, module, original)
 
 
 def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds | None) -> tuple[Network, float]:
-    """The layers of a module, in the first of the ways that can read them, and its coarsest precision."""
+    """The layers of a module, in the first of the ways that can read them, and by how much its activations are off."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
     draws = stream("recorded codes").standard_normal((batch, *shape))
     codes = torch.from_numpy(draws if domain is None else domain.trial()[0].of_normal(draws)).to(device)
-    drawn = torch.random.get_rng_state()
     graph = recorded(evaluated(inner, codes), codes)
-    if not torch.equal(drawn, torch.random.get_rng_state()):
-        raise UnsupportedModelError(f"it draws random numbers; a generator must be deterministic; {FIX_DRAWS}")
     full = graph.output_node().args[0].meta["shape"]  # type: ignore[union-attr] # a node
     if not full or full[0] != batch or not math.prod(full):
         raise UnsupportedModelError(
             f"it maps {batch} codes to a tensor of shape {full}; the batch axis must stay the first"
         )
-    replace_gated_activations(graph)
+    softplus = any(name_of(node) == "softplus" for node in graph.nodes)
+    error = max(replace_gated_activations(graph), _SOFTPLUS_ERROR if softplus else 0.0)
     try:
         parts = ChainWalk(shape, batch).along(graph)
-    except UnsupportedModelError as error:
+    except UnsupportedModelError as refused:
         try:
             parts = BranchWalk(shape, batch).along(graph)
         except ModelError:  # such as weights that are not finite: the module that is kept says where
-            raise error from None
-    kinds = [node.meta["dtype"] for node in graph.nodes if "dtype" in node.meta]
-    precision = max(torch.finfo(kind).eps for kind in kinds if kind.is_floating_point)
-    return Network.chain(parts, shape), precision
+            raise refused from None
+    return replace(Network.chain(parts, shape), domain=domain), error
 
 
 # --- programs -----------------------------------------------------------------------------------------------------
@@ -313,20 +308,18 @@ def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
 # --- half precision ---------------------------------------------------------------------------------------------------
 
 
-def _with_rounding(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
-    """The network with the rounding error of its module, if the module computes in reduced precision."""
+def _with_rounding(network: Network | OpaqueNetwork, module: nn.Module, original: nn.Module) -> Network | OpaqueNetwork:
+    """The network with the rounding error of what it was read from, if that computes in reduced precision inside."""
     z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(network.device)
-    if any(isinstance(m, FunctionModule) for m in module.modules()):
-        own = evaluated(module, z)
-    else:
-        held = {x.dtype: x.device for x in module.state_dict().values() if isinstance(x, Tensor)}
-        dtype = next((dtype for dtype in _REDUCED if dtype in held), None)  # the coarser of the two, if both are held
-        own = module if dtype is None else FunctionModule(replica(module).eval(), dtype, held[dtype])
-    if not isinstance(own, FunctionModule) or own.dtype not in _REDUCED:
+    own, read = (as_called(each, z[:BATCH]) for each in (original, module))
+    types = {torch.float32}
+    if read is not None:
+        watched(read, z[:BATCH], lambda x: types.add(x.dtype))
+    coarsest = max(types, key=lambda kind: torch.finfo(kind).eps)
+    if own is None or coarsest is torch.float32:
         return network
     z = z.to(own.dtype).to(network.device, torch.float64)
-    level = 0.0
-    with suppress(RuntimeError), torch.no_grad():  # PyTorch has no half precision for some functions on some devices
+    with torch.no_grad():
         errors = own(z).flatten(1) - network.forward(z.flatten(1))
-        level = _MARGIN * float(errors.square().mean(dim=1).sqrt().max())
-    return replace(network, rounding=Rounding(own.dtype, level)) if 0 < level < math.inf else network
+    level = _MARGIN * float(errors.square().mean(dim=1).sqrt().max())
+    return replace(network, rounding=Rounding(coarsest, level)) if 0 < level < math.inf else network

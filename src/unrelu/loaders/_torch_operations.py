@@ -44,8 +44,6 @@ _PRODUCTS = {"linear", "mm", "addmm"}
 # Operators that may not take matrices put below each other, (B t, n): those that know axes.
 _OF_AXES = {*_LINEAR, "expand", "repeat", "convolution", "native_batch_norm", "_native_batch_norm_legit_no_training",
             "baddbmm", "copy", "_prelu_kernel"}  # fmt: skip
-# By how much an operator may differ for one code from the same in a batch, for numbers of about 1.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
     if (name in _SAME and first) or name == "copy":
         return [Reshape(out)]
     if name in _LINEAR and first:
-        return [_linear(function, name, flow, args[1:], kwargs)]
+        return [_linear(function, name, args[1:], kwargs)]
     if name == "expand" and first and len(args[1]) == 1 + len(out):
         return [LinearOperation(str(function), ((-1, *args[1][1:]),))]
     if name == "repeat" and first and len(args[1]) == 1 + len(out) and args[1][0] == 1:
@@ -131,21 +129,13 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
         raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from error
 
 
-def _linear(function: Any, name: str, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LinearOperation:
-    """A linear operator as a step, once it is found to take each element on its own."""
+def _linear(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LinearOperation:
+    """A linear operator as a step."""
     if name == "constant_pad_nd" and len(args) > 1 and args[1]:
         raise UnsupportedModelError(f"pads with {args[1]}; only zeros are supported")
     kwargs = {key: value for key, value in kwargs.items() if key != "dtype"}
     own = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, args)  # indices
-    step = LinearOperation(str(function), tuple(own), tuple(kwargs.items()))
-    z = torch.linspace(-1.0, 1.7, 3 * math.prod(flow.shape), dtype=torch.float64).reshape(3, *flow.shape)
-    try:
-        both, alone = step.apply(z), torch.cat([step.apply(z[i : i + 1]) for i in range(3)])
-    except (RuntimeError, IndexError) as error:
-        raise UnsupportedModelError(f"calls {name}(), which does not take each code alone: {error}") from error
-    if both.shape != alone.shape or not torch.allclose(both, alone, rtol=0, atol=_ROUNDING):
-        raise UnsupportedModelError(f"calls {name}(), which mixes the batch axis with others")
-    return step
+    return LinearOperation(str(function), tuple(own), tuple(kwargs.items()))
 
 
 def _along(

@@ -297,7 +297,7 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
         out = step.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape
         if isinstance(step, Scale) and out != (1, *shape):
             raise RuntimeError("it would be repeated")
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         held = [f"a {name} of shape {tuple(tensor.shape)}" for name, tensor in step.tensors().items()]
         of = f" to {step.shape}" if isinstance(step, Reshape) else f" with {' and '.join(held)}" if held else ""
         raise ModelError(f"{step.kind}{of} does not fit an input of shape {shape}: {error}") from error

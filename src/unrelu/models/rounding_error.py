@@ -1,4 +1,4 @@
-"""The rounding error of modules that compute in half precision or bfloat16."""
+"""The rounding error of modules that compute in half precision, bfloat16 or 8 bits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from unrelu.runtime.array_types import Array
 
 @dataclass(frozen=True)
 class Rounding:
-    """The rounding error in the outputs of a module that computes in reduced precision.
+    """The rounding error in the outputs of a module that computes in reduced precision, if only in a part.
 
     Attributes:
-        dtype: torch.float16 or torch.bfloat16.
+        dtype: the coarsest type inside, such as torch.float16 or torch.bfloat16.
         level: twice the largest root mean square error of an output, among 16 typical codes.
     """
 
@@ -24,7 +24,7 @@ class Rounding:
     @property
     def name(self) -> str:
         """The name of the type in messages."""
-        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
+        return "half precision (float16)" if self.dtype == torch.float16 else str(self.dtype).removeprefix("torch.")
 
     def stored(self, y: Array) -> bool:
         """Whether all entries of y are representable in this type, and at least one is not an integer."""

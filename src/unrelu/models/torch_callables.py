@@ -112,6 +112,14 @@ def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
     return FunctionModule(own, torch.float64, z.device, widened=True) if calls_function else double
 
 
+def as_called(module: nn.Module, z: Tensor) -> FunctionModule | None:
+    """The module as it is, in the first precision of codes that it takes, where its weights are; None if in none."""
+    device = next((x.device for x in module.state_dict().values() if isinstance(x, Tensor)), z.device)
+    own = replica(module).eval()
+    called = (FunctionModule(own, dtype, device) for dtype, widened in _PRECISIONS if not widened)
+    return next((each for each in called if _failure(each, z) is None), None)
+
+
 def _failure(module: nn.Module, z: Tensor) -> Exception | None:
     """What the module raises for a batch of codes; None if it returns something."""
     try:

@@ -17,6 +17,7 @@ from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.latent_bounds import Bounds
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
+from unrelu.models.output_comparison import difference
 from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory
@@ -25,8 +26,6 @@ from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
 _SAME = 1e-5
-# Entries of one output that should be equal may differ by this share of its largest entry, as by rounding.
-_TINY = 1e-12
 # For one of the steps, derivatives must agree with central differences up to this share of the largest. Long steps are
 # off by curvature and kinks, short steps by rounding.
 _CLOSE = 1e-3
@@ -38,7 +37,7 @@ _LARGE = 10**9
 # one to the next. Coordinates change apart: without biases, all multiples of a code are next to the same kinks.
 _TRIALS, _CHANGE = 4, 0.1
 # What to do about random numbers that a generator draws.
-FIX_DRAWS = (
+_FIX_DRAWS = (
     "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
     "module(z, noise). Of a module in training mode, call module.eval() first"
 )
@@ -66,7 +65,10 @@ def opaque(
         if tensor.layout is torch.strided:  # attention masks are infinite on purpose
             check_finite(tensor if isinstance(tensor, nn.Parameter) else tensor.nan_to_num(torch.nan, 0, 0), repr(name))
     try:
-        return tried(module, trial_codes(latent_shape, domain).to(device), reason, domain=domain)
+        network = tried(module, trial_codes(latent_shape, domain).to(device), reason, domain=domain)
+        if where := difference(network, replica(network.module), network.device):
+            raise UnsupportedModelError(f"it does not take each code alone: {where}")
+        return network
     except UnsupportedModelError as error:
         if str(error) in reason:  # it cannot be run
             raise UnsupportedModelError(reason) from error
@@ -79,36 +81,6 @@ def trial_codes(latent_shape: Shape, domain: Bounds | None = None) -> Tensor:
     # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
     codes = np.concatenate([z, -0.7 * z])
     return torch.from_numpy(codes if domain is None else domain.trial()[0].of_normal(codes)).reshape(2, *latent_shape)
-
-
-def computes_the_same(
-    copy: Callable[[Tensor], Tensor], module: nn.Module, codes: Tensor, device: torch.device, precision: float
-) -> bool:
-    """Whether the layers of a module, which computes in this precision, have its outputs at these codes, and between.
-
-    ``codes`` are two of :func:`trial_codes`.
-    """
-    z = torch.cat([codes, 0.6 * codes[:1] + 0.4 * codes[1:]])
-    running = evaluated(module, z.to(device))
-    share, rounding = max(_SAME, precision**0.5), max(_TINY, 10 * precision)
-    try:
-        with torch.no_grad():
-            wanted, together, again = copy(z), running(z.to(device)).to(z), running(z.to(device)).to(z)
-            alone = running(z[:1].to(device)).to(z)
-    except Exception:  # the user's forward runs here; what fails here fails the trial of an opaque generator, too
-        return False
-    # Its own outputs are compared more closely than with the layers: what is drawn, or depends on the batch, shows.
-    own = max(_SAME, 4 * precision)
-    consistent = _same(together, again, 0.0, 0.0) and _same(together[:1], alone, own, own)
-    return consistent and _same(wanted, together, share, rounding)
-
-
-def _same(a: Tensor, b: Tensor, share: float, rounding: float) -> bool:
-    """Whether each entry is the same up to a share of its size and the rounding of the largest."""
-    if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
-        return False
-    a, b = (x.nan_to_num(0.0, 0.0, 0.0) for x in (a, b))
-    return bool(((a - b).abs() <= share * a.abs().amax(0) + rounding * a.abs().max()).all())
 
 
 def check_memory(module: nn.Module, codes: Tensor) -> None:
@@ -187,7 +159,7 @@ def _consistent(module: nn.Module, z: Tensor, what: str) -> Tensor:
     generator = torch.random.get_rng_state()
     x = _output(module, z, what)
     if not torch.equal(generator, torch.random.get_rng_state()):
-        raise UnsupportedModelError(f"it draws random numbers; a {what} must be deterministic; {FIX_DRAWS}")
+        raise UnsupportedModelError(f"it draws random numbers; a {what} must be deterministic; {_FIX_DRAWS}")
     if not _equal(x, _output(module, z, what)):
         raise UnsupportedModelError(f"a second evaluation gives another output; a {what} must be deterministic")
     if not all(_equal(x[i : i + 1], _output(module, row, what)) for i, row in enumerate(torch.split(z, 1))):
