@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import first_starts
-from unrelu.search.sequence import check_sequence, track
 
 
 def invert(
@@ -41,7 +39,6 @@ def invert(
     norm: str | None = None,
     prior: float | Normal = 0.0,
     z0: npt.ArrayLike | None = None,
-    sequence: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
     time_limit: float | None = None,
@@ -97,10 +94,6 @@ def invert(
             in place of S^2 where the objective is chi-square (S is an array, or there is a covariance) or the deviance.
             Random starts are then drawn from this distribution, where there are no bounds.
         z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
-        sequence: whether each observation starts from the code of the one before, as the frames of a slow video may.
-            "auto" makes one descent from there, and keeps its end if it explains y under the stated noise, or exactly.
-            The confidence of such a code is NaN, because nothing was compared with it, except for an exact fit. All
-            other observations are searched as ever. Further methods that take a start make one run from that code.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
         device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from
@@ -149,49 +142,24 @@ def invert(
         network, y, name or "inversion", device, progress, callback, operator=operator, noise=noise, bounds=bounds,
         fixed=fixed, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
-        check_sequence(sequence, run, problem, z0)
-        return inverted(problem, run, name, norm, options, sequence)
+        return inverted(problem, run, name, norm, options)
 
 
-def inverted(
-    problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any], sequence: bool = False
-) -> Inversion:
+def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any]) -> Inversion:
     """Run a method on a problem as users state it, with arguments of :func:`invert`, and judge its codes.
 
     ``name`` is that of the registry; None for a callable of the user's.
     """
     ready = problem.equilibrated()
     refuse(run, ready)
-    solve = partial(_solved, norm=None if ready.stated_loss else norm, name=name)
-    result = _solved_in_sequence(solve, run, ready) if sequence else solve(run, ready)
+    result = _solved(run, ready, None if ready.stated_loss else norm, name)
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if is_dataclass(own):  # its options, defaults included
         options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
     return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
 
 
-def _solved_in_sequence(solve: Callable[..., Inversion], run: Method, problem: Problem) -> Inversion:
-    """Run the method on the observations one after another, see :func:`~unrelu.search.sequence.track`.
-
-    The codes are diagnosed together. Those of a single descent that are no success after all are searched.
-    """
-    found, descended = track(partial(solve, diagnose=lambda result: result), run, problem)
-    judged = alone_after_breakdown(
-        lambda rows: diagnosed(found if len(rows) == len(found) else found[rows]), problem, found.method
-    )
-    failed = np.flatnonzero(descended & ~judged.success)
-    if not len(failed) or problem.control.expired() or problem.control.halted:
-        return judged
-    return judged.with_part(failed, solve(run, problem.part(failed, z0=judged.z[failed])))
-
-
-def _solved(
-    run: Method,
-    problem: Problem,
-    norm: str | None,
-    name: str | None,
-    diagnose: Callable[[Inversion], Inversion] = diagnosed,
-) -> Inversion:
+def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
     """Run the method and diagnose its result; a breakdown of a registered method is of its observations only."""
 
     def work(rows: Index) -> Inversion:
@@ -202,7 +170,7 @@ def _solved(
             raise OptionError(f"the method returned {what}; end it with Inversion.of(problem, z, ...)")
         if name is not None:
             result = _with_starts(result)
-        return diagnose(result if norm is None else result.measured_in(norm))
+        return diagnosed(result if norm is None else result.measured_in(norm))
 
     return work(np.arange(problem.size)) if name is None else alone_after_breakdown(work, problem, name)
 

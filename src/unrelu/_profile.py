@@ -235,7 +235,7 @@ def profile(
     table, several = own.names, [names] if isinstance(names, str | int | np.integer) else list(names)
     places = [table.place(name, "profile") for name in several]
     axes = _axes(several, [values] if len(several) == 1 and np.ndim(values) < 2 else list(values))
-    if unknown := {"method", "z0", "sequence"} & arguments.keys():
+    if unknown := {"method", "z0"} & arguments.keys():
         raise OptionError(f"profile: {min(unknown)}= is no argument; every value is searched, as by method='auto'")
     _check(own, bounds, fixed, places, axes)
     stopped, began = False, now()

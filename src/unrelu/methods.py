@@ -133,7 +133,7 @@ _ALIASES = {
     "noise_level": "noise", "eps": "noise", "x0": "z0", "init": "z0", "timeout": "time_limit", "random_state": "seed",
     "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "lr": "learning_rate",
 }  # fmt: skip
-_ARGUMENTS = (*signature(Problem.build).parameters, "sequence", "device", "progress")  # of unrelu.invert
+_ARGUMENTS = (*signature(Problem.build).parameters, "device", "progress")  # of unrelu.invert
 _KINDS: dict[type, tuple[str, type]] = {
     str: ("a string", str),
     int: ("a whole number", Integral),

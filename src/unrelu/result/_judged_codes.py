@@ -260,13 +260,6 @@ class JudgedCodes(Answers):
         }
         return replace(parts[0], problem=problem, **columns)
 
-    def with_part(self, observations: Index, part: Self) -> Self:
-        """The result of a batch in which ``part`` replaces that of some observations."""
-        columns: dict[str, Any] = {name: np.array(getattr(self, name)) for name in _PER_OBSERVATION}
-        for name, column in columns.items():
-            column[observations] = getattr(part, name)
-        return replace(self, **columns)
-
     @classmethod
     def failed(cls, problem: Problem, method: str, why: str) -> Self:
         """A result without codes, for observations on which a method broke down, with the reason."""
