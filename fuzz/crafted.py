@@ -640,16 +640,6 @@ def zarr_with_a_chunk_elsewhere(folder: Path, canary: Path) -> Path:
     return path
 
 
-@crafted("data", r"states 1,024 GiB when decompressed")
-def zarr_bomb(folder: Path, canary: Path) -> Path:
-    """A frame that states 2^40 bytes, and blocks of one byte, 128 KiB each."""
-    path = store(folder, compressors=zarr.codecs.ZstdCodec())
-    blocks = b"".join((2**17 << 3 | 2).to_bytes(3, "little") + b"\0" for _ in range(1000))
-    last = (2**17 << 3 | 3).to_bytes(3, "little") + b"\0"
-    written(path / "c/0/0/0", b"\x28\xb5\x2f\xfd\xc0\x48" + struct.pack("<Q", 2**40) + blocks + last)
-    return path
-
-
 @crafted("data", r"one observation takes|has chunks of")
 def zarr_of_endless_observations(folder: Path, canary: Path) -> Path:
     grid = {"name": "regular", "configuration": {"chunk_shape": [1, 10**6, 10**6]}}
