@@ -222,12 +222,13 @@ def network_of(
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    original = module if original is None else original
     codes = trial_codes(shape, domain).to(device)
+    program, original = (None, module) if original is None else (evaluated(module, codes), original)
     check_memory(original, codes)
     try:
         network, error = _chain(module, shape, device, domain)
-        reason = difference(network, evaluated(original, codes), device, max(EXACT, _DEVIATIONS * error))
+        share = max(EXACT, _DEVIATIONS * error)
+        reason = difference(network, evaluated(original, codes), device, share, program)
         reason = reason and f"{_OTHER_OUTPUTS} ({reason})"
     except UnsupportedModelError as refused:
         reason = str(refused)
