@@ -3,12 +3,12 @@
 A module becomes layers in three steps: it is run for codes, and the operators that it calls are recorded
 (:func:`~unrelu.loaders._recording.recorded`); :mod:`~unrelu.loaders._chain_reader` follows the record from the code to
 the output, and reads its layers by the table of :mod:`~unrelu.loaders._torch_operations`; the outputs of these layers
-are compared with those of the module. What is no chain is kept as it is, by
+are compared with those of the module (:mod:`~unrelu.models.output_comparison`). What is no chain is kept as it is, by
 :func:`~unrelu.models.torch_opaque.opaque`.
 
-A module in half precision or bfloat16 is read in double precision. The module itself rounds after every operation. With
-8 or 11 bits, this error is larger than any tolerance and often larger than the measurement noise, so it is treated as
-noise.
+A module in half precision or bfloat16 is read in double precision, also if only a part of it is. The module itself
+rounds after every operation. With 8 or 11 bits, this error is larger than any tolerance and often larger than the
+measurement noise, so it is treated as noise.
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ def from_torch(
     weights are copied, and modules are taken in evaluation mode.
 
     What is no chain of layers (it branches, has operations that are neither affine maps nor known activations, or
-    decides by the numbers that it computes) becomes an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which
-    "auto", "lm", "adam" and "gradient_descent" invert. A trial comes first: the module must map each code of a batch to
-    finite numbers, independently of the other codes, to the same numbers each time, and its derivatives must agree with
-    finite differences. A copy of a module is evaluated, in float64. A function is called as it is, in the first of the
-    types float64, float32, float16 and bfloat16 that it takes.
+    decides by the numbers that it computes), or has other outputs than its layers at some of 300 codes, becomes an
+    :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and "gradient_descent" invert. A
+    trial comes first: the module must map each code of a batch to finite numbers, independently of the other codes, to
+    the same numbers each time, and its derivatives must agree with finite differences. A copy of a module is evaluated,
+    in float64. A function is called as it is, in the first of the types float64, float32, float16 and bfloat16 that it
+    takes.
 
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
@@ -222,12 +223,13 @@ def network_of(
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    original = module if original is None else original
     codes = trial_codes(shape, domain).to(device)
+    program, original = (None, module) if original is None else (evaluated(module, codes), original)
     check_memory(original, codes)
     try:
         network, error = _chain(module, shape, device, domain)
-        reason = difference(network, evaluated(original, codes), device, max(EXACT, _DEVIATIONS * error))
+        share = max(EXACT, _DEVIATIONS * error)
+        reason = difference(network, evaluated(original, codes), device, share, program)
         reason = reason and f"{_OTHER_OUTPUTS} ({reason})"
     except UnsupportedModelError as refused:
         reason = str(refused)

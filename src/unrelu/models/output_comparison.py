@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ EXACT = 1e-9
 _FEW, _ROUNDINGS, _MOST_ROUNDING, _ROUNDING_OF_LARGEST, _REPEATED = 40, 1000, 1e-5, 1e-12, 0.1
 
 
-def difference(network: Generator, module: nn.Module, device: torch.device, share: float = EXACT) -> str | None:
+def difference(
+    network: Generator, module: nn.Module, device: torch.device, share: float = EXACT, program: nn.Module | None = None
+) -> str | None:
     """Where the outputs of a module differ from those of the network that was read from it; None if they do not.
 
     They are compared in batches of 1, 7, 40 and 300 codes, the first two also with gradients enabled. Batches beyond a
@@ -44,6 +47,7 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
         module: what it was read from, as it is called.
         device: where the module is given its codes.
         share: see above.
+        program: what was made of a module that PyTorch does not compute: its rounding errors count, too.
     """
     lengths = _LENGTHS if isinstance(network, Network) else (1.0,)
     sums = np.cumsum([size for size, _ in _RUNS]) * (network.work + _WORK_OF_NUMBER * network.width)
@@ -52,7 +56,7 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
     draws = stream("compared codes").standard_normal((count, network.latent_dim))
     z = torch.from_numpy(network.within(draws * np.resize(lengths, (count, 1))))
 
-    def outputs(codes: Tensor, gradients: bool = False) -> Tensor:
+    def outputs(codes: Tensor, gradients: bool = False, module: nn.Module = module) -> Tensor:
         given = codes.reshape(-1, *network.latent_shape).to(device, copy=True).requires_grad_(gradients)
         with torch.set_grad_enabled(gradients):
             x: Tensor = module(given.clone())  # which it may change in place
@@ -64,6 +68,8 @@ def difference(network: Generator, module: nn.Module, device: torch.device, shar
             x = network.forward(z.to(network.device)).to(z)
         size = _sizes(x, len(lengths))
         rounding = _rounding(outputs, z[:_FEW], size)
+        if program is not None:
+            rounding = rounding.maximum(_rounding(partial(outputs, module=program), z[:_FEW], size))
         for batch, gradients in runs:
             where = f"in a batch of {batch}" + (" with gradients enabled" if gradients else "")
             found, wanted = outputs(z[:batch], gradients), x[:batch]
