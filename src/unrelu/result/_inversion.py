@@ -69,7 +69,7 @@ class Inversion(JudgedCodes):
             Without, it must fit exactly; or confidence >= 0.99, y may have noise (outputs without a least value, or
             entries out of their range), y is explained better than white noise would be
             (:func:`~unrelu.diagnostics._goodness_of_fit.chance`), and the residual is not an outlier of the batch.
-        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as unlikely as z does,
+        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as unlikely as z's,
             by its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
             taken into account (:mod:`unrelu.diagnostics._goodness_of_fit`). NaN without stated noise or without a code;
             1 for an exact fit if the noise is below the rounding errors of y.
