@@ -91,7 +91,7 @@ def invert(
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. Or
             :class:`unrelu.Normal`, the distribution of codes, which asks for the most probable code under the stated
             noise: the objective is :math:`|r|_2^2 + S^2 |(z - mean) / std|_2^2` for Gaussian noise S. The weight is 1
-            in place of S^2 where the objective is chi-square (S is an array, or there is a covariance) or the deviance.
+            in place of S^2 where the objective is chi-square (sizes differ, or errors are correlated) or the deviance.
             Random starts are then drawn from this distribution, where there are no bounds.
         z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the

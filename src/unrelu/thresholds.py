@@ -24,7 +24,7 @@ OUT_OF_RANGE_TOLERANCE = 1e-9
 CHANCE = 1e-3
 # The probability that a batch of one level of noise has any residual that counts as an outlier.
 FALSE_ALARM = 1e-3
-# A Laplace approximation holds if the shares of the posterior in its ellipsoids differ from their levels by no more than
-# this times the binomial deviation of one draw. Where it holds, for ten emulators, coverage is within .05, and at most one
-# truth in 1,000 is beyond the ellipsoid of 99.99%.
+# A Laplace approximation holds if the shares of the posterior in its ellipsoids differ from their levels by at most
+# this times the binomial deviation of one draw. Where it holds, for ten emulators, coverage is within .05, and at most
+# one truth in 1,000 is beyond the ellipsoid of 99.99%.
 COVERAGE_SHORTFALL = 0.2

@@ -261,6 +261,14 @@ def test_of_slopes_that_are_not_finite_nothing_is_known():
     assert found.holds.tolist() == [False, True]
 
 
+def test_outputs_that_overflow_at_codes_around_are_no_warning():
+    matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(3, 20)))
+    net = unrelu.from_torch(lambda z: torch.exp(30 * z @ matrix.to(z)), latent_shape=3)
+    z = np.array([0.1, 0.2, -0.1])
+    problem = Problem.build(net, net(z).ravel(), noise=unrelu.Gaussian(0.3 * float(np.abs(net(z)).max())))
+    assert Inversion.of(problem, z[None], method="mine").shaped().laplace().holds is False
+
+
 def test_where_all_is_open_it_does_not_hold():
     dead = unrelu.from_arrays([np.ones((4, 3))], [np.full(4, -1.0)])
     problem = Problem.build(dead, np.zeros(4), noise="gaussian:0.1")

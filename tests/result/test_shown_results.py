@@ -17,6 +17,7 @@ from unrelu.errors import MissingPackageError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import number, share
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()
@@ -64,12 +65,37 @@ def test_uniqueness_is_said_of_every_rank():
     y = NET(np.ones(3))
     text = " ".join(str(unrelu.invert(NET, y, "exact")).split())
     assert "no other code near it gives the same observation (rank 3 of 3)" in text
-    assert "no noise was stated, so there is no p-value" in text
+    assert "no noise was stated, so there is no p-value confidence" in text
     narrow = unrelu.from_arrays([np.ones((1, 2))])
     assert "a set of codes around it, of 1 dimension, gives the same observation (rank 1 of 2)" in str(
         unrelu.invert(narrow, [1.0], "lm", z0=[1.0, 1.0])
     )
     assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
+
+
+def test_without_stated_noise_the_share_that_is_explained_is_printed():
+    """Linear outputs have no range, so that y may have noise, and all that is known of it is what the code explains."""
+    rng = np.random.default_rng([5, 8])
+    net = unrelu.from_arrays([rng.normal(size=(40, 3))], activation="identity")
+    y = net(rng.normal(size=3)).ravel() + rng.normal(size=40)
+    r = unrelu.invert(net, y)
+    assert r.status.name == "REFOUND"
+    part = 1 - r.residual() ** 2 / (y @ y)
+    text = " ".join(str(r).split())
+    assert f"so there is no p-value: the code explains {share(part)} of |y|^2, and nothing is known of the rest" in text
+
+
+def test_fun_has_one_meaning_whichever_way_equal_sizes_are_stated():
+    rng = np.random.default_rng([5, 9])
+    net = unrelu.from_arrays([rng.normal(size=(40, 3))], activation="identity")
+    y = net(rng.normal(size=3)).ravel() + 0.1 * rng.normal(size=40)
+    one, same = (unrelu.invert(net, y, "lm", noise=unrelu.Gaussian(size)) for size in (0.1, np.full(40, 0.1)))
+    sizes = np.geomspace(0.09, 0.11, 40)
+    other = unrelu.invert(net, y, "lm", noise=unrelu.Gaussian(sizes))
+    assert one.fun == same.fun == pytest.approx(one.residual() ** 2)
+    assert other.fun == pytest.approx((((y - other.reconstruction) / sizes) ** 2).sum())
+    for r, chi_square in ((one, one.fun / 0.01), (same, same.fun / 0.01), (other, other.fun)):
+        assert f"chi-square {number(float(chi_square))} for 37 degrees of freedom" in " ".join(str(r).split())
 
 
 def test_active_bounds_are_named():

@@ -20,7 +20,7 @@ from unrelu.result.answers import DRAWN, Panels
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.residual_tests import TESTS
 from unrelu.result.result_file import AbsentGenerator, write_result_file
-from unrelu.result.status import p_values
+from unrelu.result.status import Status, p_values
 from unrelu.result.verdict_text import (
     IMAGES,
     TOO_LARGE,
@@ -32,7 +32,7 @@ from unrelu.result.verdict_text import (
     worst_first,
 )
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import count, duration, listed, number, p_value_text, probability
+from unrelu.runtime.words import count, duration, listed, number, p_value_text, probability, share
 from unrelu.thresholds import RADIUS
 
 if TYPE_CHECKING:
@@ -62,14 +62,15 @@ class Inversion(JudgedCodes):
     Attributes:
         z: codes, ``latent_shape`` or ``(B, *latent_shape)``. NaN for an observation not reached before a limit.
         reconstruction: G(z), in the network's output shape.
-        fun: the objective at z, in ``norm``, with the prior. If the noise was stated as an array or a covariance, it is
-            that of whitened residuals (chi-square in l2); for counts it is the deviance.
+        fun: the objective at z, in ``norm``, with the prior. In l2 it is :math:`|r|_2^2` where all errors have one size
+            S, stated as a number or as an array of equal entries: chi-square is ``fun / S**2``. Where sizes differ or
+            errors are correlated, residuals are whitened, and it is chi-square; for counts it is the deviance.
         success: whether the answer can be relied on. With stated noise, the code must explain y: p_value >= 0.01.
-            Without, it must fit exactly; or confidence >= 0.99, y shows noise, y is explained better than white noise
-            would be (:func:`~unrelu.diagnostics._goodness_of_fit.chance`), and the residual is not an outlier of the
-            batch.
-        p_value: goodness of fit: the probability that the stated noise leaves a residual as unlikely as that of z, by
-            its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
+            Without, it must fit exactly; or confidence >= 0.99, y may have noise (outputs without a least value, or
+            entries out of their range), y is explained better than white noise would be
+            (:func:`~unrelu.diagnostics._goodness_of_fit.chance`), and the residual is not an outlier of the batch.
+        p_value: goodness of fit: the probability that the stated noise leaves a residual at least as unlikely as z's,
+            by its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
             taken into account (:mod:`unrelu.diagnostics._goodness_of_fit`). NaN without stated noise or without a code;
             1 for an exact fit if the noise is below the rounding errors of y.
         p_size, p_largest, p_structure: the p-values of the three tests by themselves. That of the size is one-sided,
@@ -150,7 +151,7 @@ class Inversion(JudgedCodes):
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
         left = f"residual {number(self._differences(self._norm)[0])} ({self._norm}), "
         left += f"largest entry {number(self._differences('linf')[0])}; "
-        left += self._chi_square() + (fit if noise else "no noise was stated, so there is no p-value")
+        left += self._chi_square() + (fit if noise else self._explained())
         none = problem.bounds.free.none
         reach = "" if none else " within the bounds"
         if none and self.method == "auto" and self.confidence < 1:
@@ -223,7 +224,7 @@ class Inversion(JudgedCodes):
         """How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
 
         It is local, and says whether it holds around z (:mod:`unrelu.result.laplace_approximation`). The time is that
-        of a Jacobian, k derivatives of G, and some 400 evaluations of G for each code.
+        of a Jacobian, k derivatives of G, and some 800 evaluations of G for each code.
 
         Returns:
             A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.
@@ -327,6 +328,14 @@ class Inversion(JudgedCodes):
         parts = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
         said = [f"{name} {number(float(np.sqrt(np.mean(part**2))))}" for name, part in parts.items() if part.size]
         return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
+
+    def _explained(self) -> str:
+        """What can be said of the fit of one observation whose noise is not stated."""
+        text, size = "no noise was stated, so there is no p-value", float(np.square(self.problem.y[0]).sum())
+        if self.status in (Status.EXACT_FIT, Status.NOT_UNIQUE) or not size:
+            return text
+        part = max(1 - self._differences("l2")[0] ** 2 / size, 0.0)
+        return f"{text}: the code explains {share(part)} of |y|^2, and nothing is known of the rest"
 
     def _chi_square(self) -> str:
         """Chi-square of one observation under Gaussian noise, its degrees of freedom and its own p-value in words."""

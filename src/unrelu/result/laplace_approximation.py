@@ -175,7 +175,8 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     exact = normal.network.to(torch.float64, "cpu")
     decrement, shares, levels = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan), np.array(LEVELS)
     for i in np.flatnonzero(np.isfinite(t).all(axis=1)):
-        with suppress(np.linalg.LinAlgError):  # an infinite slope: nothing is known
+        # Of slopes that are not finite, nothing is known; codes far away may have outputs that overflow.
+        with suppress(np.linalg.LinAlgError), np.errstate(over="ignore", invalid="ignore"):
             region = _Region(normal.part(np.array([i])), exact, t[i])
             covariance[i], of_outputs[i] = 0.0, region.deviations()
             covariance[i][np.ix_(free, free)] = region.covariance(factor)

@@ -202,7 +202,7 @@ def _objective(work: Work, problem: Problem) -> str:
     if noise.likelihood is not None:
         return f"deviance{term}"
     kind = {"l2": "squared l2 residual", "huber": f"Huber loss ({work.stated['norm']})"}.get(norm, f"{norm} residual")
-    if noise.entrywise:
+    if problem.operator.unweighted is not problem.operator:
         return f"{'chi-square' if norm == 'l2' else kind}{term}, whitened"
     return f"{kind}{term}, {'' if norm in ('l1', 'linf') else 'squared '}units of the data"
 
