@@ -7,13 +7,15 @@ from scipy.special import chdtr, logsumexp
 
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, distances_from, separate, variational
+from unrelu.sampling._modes import FAR, components_of, hits_of, missed_again
 from unrelu.sampling._target import Target
+from unrelu.sampling.sampled_chains import OVERLOOKED
 
-# The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
-_RESTARTS, _FOUND_ONCE = 64, 0.05
-# Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower, about
-# one in 10,000 of the weight.
-_FAR, _FAINT = 15.0, 9.0
+# The first number of restarts. It is multiplied until another search would miss next to nothing, even if modes were so
+# many times as hard to find as those that were found. Tuned on a decoder of the studies, `plain-vae-0`.
+_RESTARTS, _GROWTH, _HARDER = 64, 4, 10.0
+# Components with an ELBO so much below the highest are left out, about one in 10,000 of the weight.
+_FAINT = 9.0
 # Points whose curvatures are computed at a time.
 _AT_ONCE = 64
 # The most components.
@@ -46,10 +48,10 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
     restarts = min(_RESTARTS, most)
     while True:
         points = np.concatenate([ended, target.optima(restarts)])
-        means, precisions, once = _laplace(target, points, len(ended))
-        if once <= _FOUND_ONCE or restarts >= most or target.watch():
+        means, precisions, missed = _laplace(target, points, len(ended))
+        if missed <= OVERLOOKED or restarts >= most or target.watch():
             break
-        restarts = min(2 * restarts, most)
+        restarts = min(_GROWTH * restarts, most)
     means, whiteners, bounds = variational(target, means, precisions, rng)
     order = np.argsort(-bounds)
     kept = separate(order[bounds[order] >= bounds.max() - _FAINT], means, whiteners)
@@ -93,29 +95,39 @@ def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -
 
 
 def overlooked(
-    target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, rng: np.random.Generator
+    target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, most: int, rng: np.random.Generator
 ) -> tuple[float, Mixture]:
-    """The share of the posterior that draws lack at optima, and the mixture with components there.
+    """The share of the posterior that draws lack or another search would miss, and the mixture with components there.
 
     As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
-    prior; and some from draws at which p / q is largest. An optimum is overlooked if the ellipsoid around it has less
-    than half as many draws as its mass says, which importance sampling estimates. The share is that of the optima that
-    these descents find: there may be many more than can be found. It is NaN if the watch says stop.
+    prior; and some from draws at which p / q is largest. Those of ``auto`` go on until enough have ended in each mode
+    of the draws. An optimum is overlooked if the ellipsoid around it has less than half as many draws as its mass says,
+    which importance sampling estimates. The share is NaN if the watch says stop.
 
     Args:
         target: the density.
         mixture: the mixture that the draws were made with.
         t, energies: draws of the posterior, (c, k), and their U.
         log_z: the logarithm of the integral of exp(-U).
+        most: the largest number of restarts of the whole search.
         rng: for the draws of the prior and of ellipsoids, and the variational approximations.
     """
-    half, k = _RESTARTS // 2, target.k
+    first, half, k = target.restarts, _RESTARTS // 2, target.k
     likeliest = _undercovered(target, mixture, t, energies)[0][:_LIKELIEST]
     ends = target.descended(np.concatenate([rng.standard_normal((half, k)), likeliest]))
-    points = np.concatenate([target.further_optima(half), ends])
+    used, label, best = components_of(mixture, t, energies)
+    weights, last = np.bincount(label) / len(label), first + half
+    while True:
+        every = np.concatenate([target.optima(last), ends[:half]])
+        hits = hits_of(target, best, mixture.whiteners[used], every)
+        if missed_again(weights, hits, _HARDER) <= OVERLOOKED or last >= most or target.watch():
+            break
+        last = min(_GROWTH * last, most)
+    missed = missed_again(weights, hits)
+    points = np.concatenate([target.optima(last, first), ends])
     heights = target.energies(points)
     order = np.argsort(heights)  # a narrow optimum within the ellipsoid of a wide one is lower
-    points = points[order[np.isfinite(heights[order]) & (heights[order] <= heights.min() + _FAR)]]
+    points = points[order[np.isfinite(heights[order]) & (heights[order] <= heights.min() + FAR)]]
     if target.watch() or not len(points):
         return np.nan, mixture
     most = target.affordable(_COMPONENTS, JACOBIANS * k)
@@ -129,7 +141,7 @@ def overlooked(
     lacking = drawn < _FEW * least
     missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
     if not len(missing) or target.watch():
-        return (np.nan if target.watch.reason else 0.0), mixture
+        return (np.nan if target.watch.reason else missed), mixture
     # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
     found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
     mass = float((least[missing] - drawn[missing]).sum()) / share
@@ -137,7 +149,7 @@ def overlooked(
     away = np.einsum("mij,mj->mi", whiteners[missing], means - points[missing])
     lost = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
     means[lost], factors[lost] = points[missing][lost], whiteners[missing][lost]
-    return mass / (found + mass), _with(mixture, means, factors, logs[missing] - np.log(share))
+    return 1 - (1 - mass / (found + mass)) * (1 - missed), _with(mixture, means, factors, logs[missing] - np.log(share))
 
 
 def _laplace_masses(energies: Array, precisions: Array) -> Array:
@@ -191,25 +203,23 @@ def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixt
 
 
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
-    """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
+    """Distinct optima, (M, k), their precisions, (M, k, k), and the share that another search would miss.
 
-    An optimum was found again if another point has at most the mean squared distance of a draw, k; kinks split a mode
-    into several optima. The first ``own`` points are kept however high they are. Weights are those of the Laplace
+    The first ``own`` points are kept however high they are. Weights are those of the Laplace
     approximation.
     """
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
-    near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
+    near = order[(energies[order] <= energies[order[0]] + FAR) | (order < own)]
     most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
     near = near[np.isfinite(energies[near])]
-    points, energies = points[near], energies[near]
+    ends, points, energies = points, points[near], energies[near]
     kept, precisions = _distinct(target, points, 4 * most)
-    whiteners = _whiteners(precisions)
-    once = (distances_from(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
     logs = _laplace_masses(energies[kept], precisions)
     weights = np.exp(logs - logsumexp(logs))
+    missed = missed_again(weights, hits_of(target, points[kept], _whiteners(precisions), ends), _HARDER)
     wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
-    return points[kept[wanted]], precisions[wanted], float(weights[once].sum())
+    return points[kept[wanted]], precisions[wanted], missed
 
 
 def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:

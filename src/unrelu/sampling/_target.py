@@ -146,15 +146,17 @@ class Target:
 
     # --- its optima ---------------------------------------------------------------------------------------------------
 
-    def optima(self, restarts: int, first: int = 0) -> Array:
-        """The coordinates where these many descents from the starts of ``auto`` ended, after the first ones, (c, k)."""
-        self._started.advance(_ONE, first + restarts, 0)
-        state = self._started.state
-        return self._coordinates(state.restarts[0, first:][np.isfinite(state.ends[0, first:])])
+    @property
+    def restarts(self) -> int:
+        """The number of descents from the starts of ``auto``."""
+        return int(self._started.state.made[0])
 
-    def further_optima(self, restarts: int) -> Array:
-        """Those of further descents."""
-        return self.optima(restarts, int(self._started.state.made[0]))
+    def optima(self, last: int, first: int = 0) -> Array:
+        """The coordinates where these descents number ``first`` to ``last`` ended, (c, k), which are made if need be."""
+        if last > self.restarts:
+            self._started.advance(_ONE, last, 0)
+        state = self._started.state
+        return self._coordinates(state.restarts[0, first:last][np.isfinite(state.ends[0, first:last])])
 
     @property
     def best_optimum(self) -> Array:
