@@ -152,7 +152,7 @@ class Target:
         return int(self._started.state.made[0])
 
     def optima(self, last: int, first: int = 0) -> Array:
-        """The coordinates where these descents number ``first`` to ``last`` ended, (c, k), which are made if need be."""
+        """The coordinates where descents number ``first`` to ``last`` ended, (c, k); they are made if need be."""
         if last > self.restarts:
             self._started.advance(_ONE, last, 0)
         state = self._started.state

@@ -1,9 +1,11 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they agree, further descents
-look for modes that all of them have overlooked. If they do not agree, or there are such modes, the mixture is fitted to
-the draws and has components at those modes, the draws are discarded, and another round begins; from the third on, they
-make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov chains.
+After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. That they agree is no evidence that
+they have seen all modes, so further descents look for modes that all of them have overlooked, and those that ended in
+each mode are counted (:mod:`~unrelu.sampling._modes`). If the chains do not agree, or there are such modes, the mixture
+is fitted to the draws and has components at those modes, the draws are discarded, and another round begins; from the
+third on, they make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov
+chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
 posterior, by bridge sampling.
@@ -162,7 +164,7 @@ class _Sampler:
     def chains(self) -> SampledChains:
         """The draws, with their modes and the evidence, NaN where its error is above one half."""
         (mode, best), (log_z, error) = self._modes(), self._evidence()
-        error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
+        error = float(np.hypot(error, np.log1p(-OVERLOOKED)))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
         return SampledChains(
