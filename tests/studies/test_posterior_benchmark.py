@@ -148,7 +148,7 @@ def test_a_pair_disagrees_by_means_or_evidences_if_both_have_mixed():
 def test_posteriors_of_one_observation_are_compared_by_means_and_evidences():
     net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
     pair = [unrelu.posterior(net, y, noise="gaussian:0.5") for y in ([1.0, 0.5], [1.5, 0.5])]
-    same, other = apart(pair[0], pair[0]), apart(*pair)  # means .4 / .21 * .5 and deviations .218
+    same, other = apart(pair[0], pair[0]), apart(*pair)
     assert (same["status"], same["means"], same["evidence"]) == (["MIXED", "MIXED"], 0.0, 0.0)
     assert other["means"] == pytest.approx(1 / 5.25 / np.sqrt(1 / 21), abs=0.2)
     assert disagrees(other)

@@ -1,8 +1,9 @@
 """Whether posterior draws are right, and how fast they come: ``unrelu.posterior``.
 
-Part ``calibration`` is of ranks, part ``seeds`` of calls that differ by their seeds alone. Part ``speed`` is of least effective draws a second of the processor, all costs
-counted, beside samplers of others: all sample the same density on the same observations in the same run. Effective
-sizes are the rank-normalised ones over all chains, the least over coordinates, computed by one function for all.
+Part ``calibration`` is of ranks, and part ``seeds`` of calls that differ by their seeds alone. Part ``speed`` is of
+least effective draws a second of the processor, all costs counted, beside samplers of others: all sample the same
+density on the same observations in the same run. Effective sizes are the rank-normalised ones over all chains, the
+least over coordinates, computed by one function for all.
 """
 
 from __future__ import annotations
