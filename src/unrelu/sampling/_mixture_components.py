@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import chdtr, logsumexp
 
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, distances_from, separate, variational
 from unrelu.sampling._modes import FAR, components_of, hits_of, missed_again
 from unrelu.sampling._target import Target
@@ -14,7 +14,7 @@ from unrelu.sampling.sampled_chains import OVERLOOKED
 # The first number of restarts. It is multiplied until another search would miss next to nothing, even if modes were so
 # many times as hard to find as those that were found. Tuned on a decoder of the studies, `plain-vae-0`.
 _RESTARTS, _GROWTH, _HARDER = 64, 4, 10.0
-# Components with an ELBO so much below the highest are left out, about one in 10,000 of the weight.
+# Components with a mass so much below the largest are left out, about one in 10,000 of the weight.
 _FAINT = 9.0
 # Points whose curvatures are computed at a time.
 _AT_ONCE = 64
@@ -47,17 +47,20 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
     ended = target.descended(rng.standard_normal((int(from_prior.sum()), target.k)))
     restarts = min(_RESTARTS, most)
     while True:
-        points = np.concatenate([ended, target.optima(restarts)])
-        means, precisions, missed = _laplace(target, points, len(ended))
+        ends = np.concatenate([ended, target.optima(restarts)])
+        points, precisions = _distinct(target, ends)
+        logs = _laplace_masses(target.energies(points), precisions)
+        hits = hits_of(target, points, _whiteners(precisions), ends)
+        missed = missed_again(np.exp(logs - logsumexp(logs)), hits, _HARDER)
         if missed <= OVERLOOKED or restarts >= most or target.watch():
             break
         restarts = min(_GROWTH * restarts, most)
-    means, whiteners, bounds = variational(target, means, precisions, rng)
+    heavy = np.argsort(-logs)[: target.affordable(_COMPONENTS, JACOBIANS * target.k)]
+    heavy = heavy[logs[heavy] >= logs.max() - _FAINT]
+    means, whiteners, bounds = variational(target, points[heavy], precisions[heavy], rng)
     order = np.argsort(-bounds)
     kept = separate(order[bounds[order] >= bounds.max() - _FAINT], means, whiteners)
-    own = distances_from(ended, means, whiteners).argmin(axis=1)
-    every = np.concatenate([kept, np.setdiff1d(own, kept)])
-    mixture = Mixture(means[every], whiteners[every], np.exp(bounds[every] - logsumexp(bounds[every])))
+    mixture = Mixture(means[kept], whiteners[kept], np.exp(bounds[kept] - logsumexp(bounds[kept])))
     starts = np.resize(means[kept], (len(from_prior), target.k))
     starts[from_prior] = ended
     return mixture, starts
@@ -112,27 +115,21 @@ def overlooked(
         most: the largest number of restarts of the whole search.
         rng: for the draws of the prior and of ellipsoids, and the variational approximations.
     """
-    first, half, k = target.restarts, _RESTARTS // 2, target.k
+    half, k = _RESTARTS // 2, target.k
     likeliest = _undercovered(target, mixture, t, energies)[0][:_LIKELIEST]
     ends = target.descended(np.concatenate([rng.standard_normal((half, k)), likeliest]))
     used, label, best = components_of(mixture, t, energies)
-    weights, last = np.bincount(label) / len(label), first + half
+    weights, last = np.bincount(label) / len(label), target.restarts + half
     while True:
         every = np.concatenate([target.optima(last), ends[:half]])
         hits = hits_of(target, best, mixture.whiteners[used], every)
         if missed_again(weights, hits, _HARDER) <= OVERLOOKED or last >= most or target.watch():
             break
         last = min(_GROWTH * last, most)
-    missed = missed_again(weights, hits)
-    points = np.concatenate([target.optima(last, first), ends])
-    heights = target.energies(points)
-    order = np.argsort(heights)  # a narrow optimum within the ellipsoid of a wide one is lower
-    points = points[order[np.isfinite(heights[order]) & (heights[order] <= heights.min() + FAR)]]
+    missed, (points, precisions) = missed_again(weights, hits), _distinct(target, np.concatenate([every, ends[half:]]))
     if target.watch() or not len(points):
         return np.nan, mixture
-    most = target.affordable(_COMPONENTS, JACOBIANS * k)
-    distinct, precisions = _distinct(target, points, 4 * most)
-    points, whiteners = points[distinct], _narrowed(target, points[distinct], precisions)
+    whiteners, most = _narrowed(target, points, precisions), target.affordable(_COMPONENTS, JACOBIANS * k)
     logs, errors = _log_masses(target, points, whiteners, rng)
     logs -= log_z
     drawn = (distances_from(t, points, whiteners) <= k).mean(axis=0)
@@ -202,33 +199,16 @@ def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixt
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())
 
 
-def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
-    """Distinct optima, (M, k), their precisions, (M, k, k), and the share that another search would miss.
+def _distinct(target: Target, points: Array) -> tuple[Array, Array]:
+    """Distinct low optima among points (c, k), the lowest first, (M, k), and their precisions, (M, k, k).
 
-    The first ``own`` points are kept however high they are. Weights are those of the Laplace
-    approximation.
+    Descents end in the same optima again and again; the curvature is computed of few copies. A narrow optimum within
+    the ellipsoid of a wide one is lower, and so the first of both.
     """
-    energies = target.energies(points)
-    order = np.argsort(energies, kind="stable")
-    near = order[(energies[order] <= energies[order[0]] + FAR) | (order < own)]
-    most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
-    near = near[np.isfinite(energies[near])]
-    ends, points, energies = points, points[near], energies[near]
-    kept, precisions = _distinct(target, points, 4 * most)
-    logs = _laplace_masses(energies[kept], precisions)
-    weights = np.exp(logs - logsumexp(logs))
-    missed = missed_again(weights, hits_of(target, points[kept], _whiteners(precisions), ends), _HARDER)
-    wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
-    return points[kept[wanted]], precisions[wanted], missed
-
-
-def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
-    """Which points (c, k) are distinct, at most so many, each the first of its copies, and their precisions, (M, k, k).
-
-    Descents end in the same optima again and again; the curvature is computed of few copies.
-    """
-    kept: Index = np.empty(0, dtype=np.int64)
-    precisions, left = np.empty((0, target.k, target.k)), np.arange(len(points))
+    energies, most = target.energies(points), 4 * target.affordable(_COMPONENTS, JACOBIANS * target.k)
+    left = np.argsort(energies, kind="stable")
+    left = left[np.isfinite(energies[left]) & (energies[left] <= energies.min() + FAR)]
+    kept, precisions = left[:0], np.empty((0, target.k, target.k))
     while len(left) and len(kept) < most:
         some, left = np.split(left, [_AT_ONCE])
         precisions = np.concatenate([precisions, target.curvatures(points[some])[2]])
@@ -237,7 +217,7 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         new = separate(np.arange(len(every)), points[every], whiteners)
         kept, precisions = every[new], precisions[new]
         left = left[(distances_from(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
-    return kept, precisions
+    return points[kept], precisions
 
 
 def _whiteners(precisions: Array) -> Array:

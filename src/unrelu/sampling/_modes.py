@@ -47,13 +47,9 @@ def missed_again(weights: Array, hits: Integers, harder: float = 1.0) -> float:
     r"""The expected share of the posterior that another search, of as many descents, would miss.
 
     h independent descents end in a mode with a Poisson distribution of unknown mean m. If log m is uniform, as many
-    further ones all miss a mode that is c times as hard to find with probability
+    others all miss a mode that is ``harder`` = c times as hard to find with probability
 
     .. math:: \int e^{-m - m / c} m^{h - 1} dm \Big/ \int e^{-m} m^{h - 1} dm = (1 + 1 / c)^{-h}.
-
-    Args:
-        weights, hits: those of components, (M,).
-        harder: c.
     """
     return float(weights @ (1 + 1 / harder) ** -hits.astype(np.float64))
 

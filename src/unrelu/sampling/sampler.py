@@ -175,21 +175,15 @@ class _Sampler:
 
     def _modes(self) -> tuple[Integers, Array]:
         """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
-        target, mixture = self.target, self.drawn_from
-        flat, u = self.t.reshape(-1, target.k), self.energies.ravel()
+        target, mixture, found = self.target, self.drawn_from, self.target.best_optimum
+        flat = np.concatenate([self.t.reshape(-1, target.k), found])
+        u = np.concatenate([self.energies.ravel(), target.energies(found)])
         used, label, lowest = components_of(mixture, flat, u)
-        group = modes_of(target, lowest, mixture.whiteners[used])
-        mode, u = group[label], target.code_energies(flat, u)
-        each = range(int(group.max()) + 1)
+        mode, u = modes_of(target, lowest, mixture.whiteners[used])[label], target.code_energies(flat, u)
+        each = range(int(mode.max()) + 1)
         best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in each]))
-        u = target.code_energies(best, target.energies(best))
-        found = target.best_optimum
-        for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
-            (lower,) = target.code_energies(found, target.energies(found))
-            if lower < u[group[own]]:
-                best[group[own]], u[group[own]] = found[0], lower
-        order = np.argsort(u, kind="stable")
-        return np.argsort(order)[mode].reshape(self.energies.shape), best[order]
+        order = np.argsort(target.code_energies(best, target.energies(best)), kind="stable")
+        return np.argsort(order)[mode[: self.energies.size]].reshape(self.energies.shape), best[order]
 
     def _evidence(self) -> tuple[float, float]:
         """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error."""
