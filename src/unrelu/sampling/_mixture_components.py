@@ -137,16 +137,18 @@ def overlooked(
     least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
     lacking = drawn < _FEW * least
     missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
-    if not len(missing) or target.watch():
-        return (np.nan if target.watch.reason else missed), mixture
     # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
     found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
     mass = float((least[missing] - drawn[missing]).sum()) / share
+    lost = mass / (found + mass) if len(missing) else 0.0
+    total = 1 - (1 - lost) * (1 - missed)
+    if target.watch() or total <= OVERLOOKED or lost <= missed:  # further components would not help
+        return (np.nan if target.watch.reason else total), mixture
     means, factors, _ = variational(target, points[missing], precisions[missing], rng)
     away = np.einsum("mij,mj->mi", whiteners[missing], means - points[missing])
-    lost = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
-    means[lost], factors[lost] = points[missing][lost], whiteners[missing][lost]
-    return 1 - (1 - mass / (found + mass)) * (1 - missed), _with(mixture, means, factors, logs[missing] - np.log(share))
+    strayed = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
+    means[strayed], factors[strayed] = points[missing][strayed], whiteners[missing][strayed]
+    return total, _with(mixture, means, factors, logs[missing] - np.log(share))
 
 
 def _laplace_masses(energies: Array, precisions: Array) -> Array:
@@ -205,7 +207,7 @@ def _distinct(target: Target, points: Array) -> tuple[Array, Array]:
     Descents end in the same optima again and again; the curvature is computed of few copies. A narrow optimum within
     the ellipsoid of a wide one is lower, and so the first of both.
     """
-    energies, most = target.energies(points), 4 * target.affordable(_COMPONENTS, JACOBIANS * target.k)
+    energies, most = target.energies(points), 2 * target.affordable(_COMPONENTS, JACOBIANS * target.k)
     left = np.argsort(energies, kind="stable")
     left = left[np.isfinite(energies[left]) & (energies[left] <= energies.min() + FAR)]
     kept, precisions = left[:0], np.empty((0, target.k, target.k))
