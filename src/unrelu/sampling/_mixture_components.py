@@ -13,7 +13,7 @@ from unrelu.sampling.sampled_chains import OVERLOOKED
 
 # The first number of restarts. It is multiplied until another search would miss next to nothing, even if modes were so
 # many times as hard to find as those that were found. Tuned on a decoder of the studies, `plain-vae-0`.
-_RESTARTS, _GROWTH, _HARDER = 64, 4, 10.0
+_RESTARTS, _GROWTH, _HARDER = 64, 4, 4.0
 # Components with a mass so much below the largest are left out, about one in 10,000 of the weight.
 _FAINT = 9.0
 # Points whose curvatures are computed at a time.
