@@ -18,6 +18,13 @@ def normal_draws(*shape: int) -> np.ndarray:
     return stream("known posteriors", *shape).standard_normal(shape)
 
 
+def tents() -> Any:
+    """Five tent maps, one after the other, of a code within [-2, 2]: 32 modes of one width."""
+    maps = [np.array([[0.25, -0.25], [0.25, -0.25]])] + 4 * [np.array([[2.0, -4.0], [2.0, -4.0]])]
+    weights = [np.ones((2, 1)), *maps, np.array([[2.0, -4.0]])]
+    return unrelu.from_arrays(weights, [np.array([2.0, -2.0]), *(np.array([0.0, -0.5]) for _ in maps), np.zeros(1)])
+
+
 def known(z: np.ndarray, *, single: bool = False, network: Any = NET, **fields: Any) -> unrelu.Posterior:
     """The posterior with draws (B, C, D, k); modes are the signs of the first coordinate."""
     size, _, _, k = z.shape

@@ -15,6 +15,7 @@ from unrelu_studies.benchmarks.posterior import calibration
 from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
 from unrelu_studies.benchmarks.posterior.posterior_draws import BENCHMARK, PARTS
 from unrelu_studies.benchmarks.posterior.rank_statistics import covered, ranks, thinned, uniformity
+from unrelu_studies.benchmarks.posterior.repeated_seeds import apart, disagrees
 from unrelu_studies.benchmarks.posterior.sampler_peers import density_and_gradient
 from unrelu_studies.kit.numbers_file import plain
 
@@ -135,6 +136,26 @@ def test_a_cell_passes_by_coverage_and_by_uniform_ranks():
     assert "| a | 24 of 25 | 90% | 90% | 100% | - | 1 |" in render({"calibration": [few]})
 
 
+def test_a_pair_disagrees_by_means_or_evidences_if_both_have_mixed():
+    agreed = {"decoder": "a", "measurements": 20, "status": ["MIXED", "MIXED"], "means": 0.1, "evidence": 1.0,
+              "seconds": 4.0}  # fmt: skip
+    off = [{**agreed, **wrong} for wrong in ({"means": 0.6}, {"evidence": 3.5}, {"means": None})]
+    unmixed = {**agreed, "status": ["MIXED", "NOT_MIXED"], "means": 9.0, "evidence": None}
+    assert [disagrees(row) for row in (agreed, *off, unmixed)] == [False, True, True, True, False]
+    text = BENCHMARK.blocks["posterior seeds"]({"seeds": [agreed] * 9 + [off[0], unmixed]})
+    assert "| a | 20 | 21 of 22 | 10 of 11 | 1 (0.253% to 44.5%) | 0.60 | 1.00 | 2.0 |" in text
+    assert BENCHMARK.blocks["posterior seeds"]({}) == "Not measured."
+
+
+def test_posteriors_of_one_observation_are_compared_by_means_and_evidences():
+    net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+    pair = [unrelu.posterior(net, y, noise="gaussian:0.5") for y in ([1.0, 0.5], [1.5, 0.5])]
+    same, other = apart(pair[0], pair[0]), apart(*pair)
+    assert (same["status"], same["means"], same["evidence"]) == (["MIXED", "MIXED"], 0.0, 0.0)
+    assert other["means"] == pytest.approx(1 / 5.25 / np.sqrt(1 / 21), abs=0.2)
+    assert disagrees(other)
+
+
 def test_speed_is_compared_on_the_observations_that_both_had():
     def row(sampler: str, index: int, seconds: float, ess: float) -> dict:
         return {"sampler": sampler, "index": index, "seconds": seconds, "draws": 100, "ess": ess, "rhat": 1.0}
@@ -147,6 +168,6 @@ def test_speed_is_compared_on_the_observations_that_both_had():
 
 def test_an_unknown_part_is_refused():
     done = CliRunner().invoke(app, ["benchmark", "posterior", "--part", "speeed"])
-    assert "--part 'speeed' is unknown; use some of calibration, speed" in str(done.exception)
+    assert "--part 'speeed' is unknown; use some of calibration, seeds, speed" in str(done.exception)
     done = CliRunner().invoke(app, ["benchmark", "layers", "--part", "exact"])
     assert "--part 'exact' is unknown; layers has none" in str(done.exception)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import chdtr, logsumexp
 
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, distances_from, separate, variational
+from unrelu.sampling._modes import FAR, components_of, hits_of, missed_again
 from unrelu.sampling._target import Target
+from unrelu.sampling.sampled_chains import OVERLOOKED
 
-# The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
-_RESTARTS, _FOUND_ONCE = 64, 0.05
-# Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower, about
-# one in 10,000 of the weight.
-_FAR, _FAINT = 15.0, 9.0
+# The first number of restarts. It is multiplied until another search would miss next to nothing, even if modes were so
+# many times as hard to find as those that were found. Tuned on a decoder of the studies, `plain-vae-0`.
+_RESTARTS, _GROWTH, _HARDER = 64, 4, 4.0
+# Components with a mass so much below the largest are left out, about one in 10,000 of the weight.
+_FAINT = 9.0
 # Points whose curvatures are computed at a time.
 _AT_ONCE = 64
 # The most components.
@@ -45,17 +47,20 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
     ended = target.descended(rng.standard_normal((int(from_prior.sum()), target.k)))
     restarts = min(_RESTARTS, most)
     while True:
-        points = np.concatenate([ended, target.optima(restarts)])
-        means, precisions, once = _laplace(target, points, len(ended))
-        if once <= _FOUND_ONCE or restarts >= most or target.watch():
+        ends = np.concatenate([ended, target.optima(restarts)])
+        points, precisions = _distinct(target, ends)
+        logs = _laplace_masses(target.energies(points), precisions)
+        hits = hits_of(target, points, _whiteners(precisions), ends)
+        missed = missed_again(np.exp(logs - logsumexp(logs)), hits, _HARDER)
+        if missed <= OVERLOOKED or restarts >= most or target.watch():
             break
-        restarts = min(2 * restarts, most)
-    means, whiteners, bounds = variational(target, means, precisions, rng)
+        restarts = min(_GROWTH * restarts, most)
+    heavy = np.argsort(-logs)[: target.affordable(_COMPONENTS, JACOBIANS * target.k)]
+    heavy = heavy[logs[heavy] >= logs.max() - _FAINT]
+    means, whiteners, bounds = variational(target, points[heavy], precisions[heavy], rng)
     order = np.argsort(-bounds)
     kept = separate(order[bounds[order] >= bounds.max() - _FAINT], means, whiteners)
-    own = distances_from(ended, means, whiteners).argmin(axis=1)
-    every = np.concatenate([kept, np.setdiff1d(own, kept)])
-    mixture = Mixture(means[every], whiteners[every], np.exp(bounds[every] - logsumexp(bounds[every])))
+    mixture = Mixture(means[kept], whiteners[kept], np.exp(bounds[kept] - logsumexp(bounds[kept])))
     starts = np.resize(means[kept], (len(from_prior), target.k))
     starts[from_prior] = ended
     return mixture, starts
@@ -93,34 +98,38 @@ def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -
 
 
 def overlooked(
-    target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, rng: np.random.Generator
+    target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, most: int, rng: np.random.Generator
 ) -> tuple[float, Mixture]:
-    """The share of the posterior that draws lack at optima, and the mixture with components there.
+    """The share of the posterior that draws lack or another search would miss, and the mixture with components there.
 
     As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
-    prior; and some from draws at which p / q is largest. An optimum is overlooked if the ellipsoid around it has less
-    than half as many draws as its mass says, which importance sampling estimates. The share is that of the optima that
-    these descents find: there may be many more than can be found. It is NaN if the watch says stop.
+    prior; and some from draws at which p / q is largest. Those of ``auto`` go on until enough have ended in each mode
+    of the draws. An optimum is overlooked if the ellipsoid around it has less than half as many draws as its mass says,
+    which importance sampling estimates. The share is NaN if the watch says stop.
 
     Args:
         target: the density.
         mixture: the mixture that the draws were made with.
         t, energies: draws of the posterior, (c, k), and their U.
         log_z: the logarithm of the integral of exp(-U).
+        most: the largest number of restarts of the whole search.
         rng: for the draws of the prior and of ellipsoids, and the variational approximations.
     """
     half, k = _RESTARTS // 2, target.k
     likeliest = _undercovered(target, mixture, t, energies)[0][:_LIKELIEST]
     ends = target.descended(np.concatenate([rng.standard_normal((half, k)), likeliest]))
-    points = np.concatenate([target.further_optima(half), ends])
-    heights = target.energies(points)
-    order = np.argsort(heights)  # a narrow optimum within the ellipsoid of a wide one is lower
-    points = points[order[np.isfinite(heights[order]) & (heights[order] <= heights.min() + _FAR)]]
+    used, label, best = components_of(mixture, t, energies)
+    weights, last = np.bincount(label) / len(label), target.restarts + half
+    while True:
+        every = np.concatenate([target.optima(last), ends[:half]])
+        hits = hits_of(target, best, mixture.whiteners[used], every)
+        if missed_again(weights, hits, _HARDER) <= OVERLOOKED or last >= most or target.watch():
+            break
+        last = min(_GROWTH * last, most)
+    missed, (points, precisions) = missed_again(weights, hits), _distinct(target, np.concatenate([every, ends[half:]]))
     if target.watch() or not len(points):
         return np.nan, mixture
-    most = target.affordable(_COMPONENTS, JACOBIANS * k)
-    distinct, precisions = _distinct(target, points, 4 * most)
-    points, whiteners = points[distinct], _narrowed(target, points[distinct], precisions)
+    whiteners, most = _narrowed(target, points, precisions), target.affordable(_COMPONENTS, JACOBIANS * k)
     logs, errors = _log_masses(target, points, whiteners, rng)
     logs -= log_z
     drawn = (distances_from(t, points, whiteners) <= k).mean(axis=0)
@@ -128,16 +137,18 @@ def overlooked(
     least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
     lacking = drawn < _FEW * least
     missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
-    if not len(missing) or target.watch():
-        return (np.nan if target.watch.reason else 0.0), mixture
     # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
     found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
     mass = float((least[missing] - drawn[missing]).sum()) / share
+    lost = mass / (found + mass) if len(missing) else 0.0
+    total = 1 - (1 - lost) * (1 - missed)
+    if target.watch() or total <= OVERLOOKED or lost <= missed:  # further components would not help
+        return (np.nan if target.watch.reason else total), mixture
     means, factors, _ = variational(target, points[missing], precisions[missing], rng)
     away = np.einsum("mij,mj->mi", whiteners[missing], means - points[missing])
-    lost = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
-    means[lost], factors[lost] = points[missing][lost], whiteners[missing][lost]
-    return mass / (found + mass), _with(mixture, means, factors, logs[missing] - np.log(share))
+    strayed = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
+    means[strayed], factors[strayed] = points[missing][strayed], whiteners[missing][strayed]
+    return total, _with(mixture, means, factors, logs[missing] - np.log(share))
 
 
 def _laplace_masses(energies: Array, precisions: Array) -> Array:
@@ -190,35 +201,16 @@ def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixt
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())
 
 
-def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
-    """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
+def _distinct(target: Target, points: Array) -> tuple[Array, Array]:
+    """Distinct low optima among points (c, k), the lowest first, (M, k), and their precisions, (M, k, k).
 
-    An optimum was found again if another point has at most the mean squared distance of a draw, k; kinks split a mode
-    into several optima. The first ``own`` points are kept however high they are. Weights are those of the Laplace
-    approximation.
+    Descents end in the same optima again and again; the curvature is computed of few copies. A narrow optimum within
+    the ellipsoid of a wide one is lower, and so the first of both.
     """
-    energies = target.energies(points)
-    order = np.argsort(energies, kind="stable")
-    near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
-    most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
-    near = near[np.isfinite(energies[near])]
-    points, energies = points[near], energies[near]
-    kept, precisions = _distinct(target, points, 4 * most)
-    whiteners = _whiteners(precisions)
-    once = (distances_from(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
-    logs = _laplace_masses(energies[kept], precisions)
-    weights = np.exp(logs - logsumexp(logs))
-    wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
-    return points[kept[wanted]], precisions[wanted], float(weights[once].sum())
-
-
-def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
-    """Which points (c, k) are distinct, at most so many, each the first of its copies, and their precisions, (M, k, k).
-
-    Descents end in the same optima again and again; the curvature is computed of few copies.
-    """
-    kept: Index = np.empty(0, dtype=np.int64)
-    precisions, left = np.empty((0, target.k, target.k)), np.arange(len(points))
+    energies, most = target.energies(points), 2 * target.affordable(_COMPONENTS, JACOBIANS * target.k)
+    left = np.argsort(energies, kind="stable")
+    left = left[np.isfinite(energies[left]) & (energies[left] <= energies.min() + FAR)]
+    kept, precisions = left[:0], np.empty((0, target.k, target.k))
     while len(left) and len(kept) < most:
         some, left = np.split(left, [_AT_ONCE])
         precisions = np.concatenate([precisions, target.curvatures(points[some])[2]])
@@ -227,7 +219,7 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         new = separate(np.arange(len(every)), points[every], whiteners)
         kept, precisions = every[new], precisions[new]
         left = left[(distances_from(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
-    return kept, precisions
+    return points[kept], precisions
 
 
 def _whiteners(precisions: Array) -> Array:

@@ -46,7 +46,8 @@ def message_of(chains: SampledChains, network: Names) -> str:
     why += [f"{_size(tail)} in the tails at {name_of(tail_at)}, fewer than {ESS}"] if tail < ESS else []
     if chains.overlooked > OVERLOOKED:
         why.append(
-            f"further descents found optima with about {chains.overlooked:.0%} of the posterior, and no draw near"
+            f"about {chains.overlooked:.0%} of the posterior lies in modes without draws, or in modes that so few "
+            "descents reached that another search would miss them"
         )
     elif chains.agree:
         why.append("the chains agree, and there was no time to look for optima that they have overlooked")

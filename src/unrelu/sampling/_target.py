@@ -146,20 +146,22 @@ class Target:
 
     # --- its optima ---------------------------------------------------------------------------------------------------
 
-    def optima(self, restarts: int, first: int = 0) -> Array:
-        """The coordinates where these many descents from the starts of ``auto`` ended, after the first ones, (c, k)."""
-        self._started.advance(_ONE, first + restarts, 0)
-        state = self._started.state
-        return self._coordinates(state.restarts[0, first:][np.isfinite(state.ends[0, first:])])
+    @property
+    def restarts(self) -> int:
+        """The number of descents from the starts of ``auto``."""
+        return int(self._started.state.made[0])
 
-    def further_optima(self, restarts: int) -> Array:
-        """Those of further descents."""
-        return self.optima(restarts, int(self._started.state.made[0]))
+    def optima(self, restarts: int) -> Array:
+        """The coordinates where so many descents from the starts of ``auto`` ended, unless they failed, (c, k)."""
+        self._started.advance(_ONE, restarts, 0)
+        state = self._started.state
+        return self._coordinates(state.restarts[0][np.isfinite(state.ends[0])])
 
     @property
     def best_optimum(self) -> Array:
-        """The coordinates of the best of these, (1, k); NaN if there is none."""
-        return self._coordinates(self._started.state.z)
+        """The coordinates of the best of these, (1, k); (0, k) if there is none."""
+        z = self._started.state.z
+        return self._coordinates(z[np.isfinite(z).all(axis=1)])
 
     def descended(self, t: Array) -> Array:
         """The coordinates where descents from t (c, k) ended, (c, k)."""

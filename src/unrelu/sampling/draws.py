@@ -118,7 +118,9 @@ class Posterior(Answers):
         return self.drawn("log_likelihood")
 
     log_evidence = _number("log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if not mixed.")
-    log_evidence_error = _number("log_evidence_error", "The standard error of :attr:`log_evidence`.")
+    log_evidence_error = _number(
+        "log_evidence_error", "The standard error of :attr:`log_evidence`, at least 0.02: as much may be overlooked."
+    )
     acceptance = _number("acceptance", "The mean probability with which trajectories were accepted.")
     p_value = _number(
         "p_value",
@@ -130,9 +132,11 @@ class Posterior(Answers):
     )
     overlooked = _number(
         "overlooked",
-        """The estimated share of the posterior at optima that further descents found, and near which there is no draw.
+        """The estimated share of the posterior that the draws lack, or that another search would miss.
 
-        The descents are made when the chains agree; NaN if they do not, or if the sampling was cut short.
+        The first is the share at optima of further descents near which there is no draw. For the second, a mode in
+        which h independent descents ended counts with 2^-h of its weight, the probability that as many others miss it.
+        NaN if the chains do not agree, or if the sampling was cut short.
         """,
     )
     seconds = _number("seconds", "Wall time of each observation.")

@@ -1,9 +1,11 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they agree, further descents
-look for modes that all of them have overlooked. If they do not agree, or there are such modes, the mixture is fitted to
-the draws and has components at those modes, the draws are discarded, and another round begins; from the third on, they
-make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov chains.
+After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. That they agree is no evidence that
+they have seen all modes, so further descents look for modes that all of them have overlooked, and those that ended in
+each mode are counted (:mod:`~unrelu.sampling._modes`). If the chains do not agree, or there are such modes, the mixture
+is fitted to the draws and has components at those modes, the draws are discarded, and another round begins; from the
+third on, they make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov
+chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
 posterior, by bridge sampling.
@@ -16,14 +18,13 @@ using bridge sampling techniques", Econometrics Journal 7 (2004).
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit, logsumexp
 
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
+from unrelu.sampling._modes import components_of, modes_of
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
@@ -38,11 +39,6 @@ _WARM_UP, _EFFICIENT = (60, 140, 280), 0.1
 _ADAPTED = 40
 # Transitions for each draw, in each round. The second is as long as the first, because its mixture is a better one.
 _THINNING = (1, 1, 2, 4, 8)
-# Up to one restart of the search for so many draws of all chains.
-_DRAWS_A_RESTART = 8
-# Two components belong to one mode if the density on the segment between their best draws, at so many points, is
-# nowhere below a tenth of that at the lower end. Each is compared with so many of the nearest others.
-_DIP, _POINTS, _NEIGHBOURS = float(np.log(10.0)), 9, 5
 # The largest rounding error of a log-likelihood: it is accepted and rejected by their differences.
 _ROUNDING = 0.05
 # Bridge sampling: its iterations, and the largest standard error of the logarithm that is reported.
@@ -63,8 +59,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
         FloatingPointError: y is so far from all outputs, in units of the noise, that log-likelihoods are rounding.
     """
     target, from_prior = Target(problem, prior), np.arange(chains) >= (chains + 1) // 2
-    most = max(chains, draws * chains // _DRAWS_A_RESTART)
-    mixture, starts = starting_mixture(target, from_prior, most, rng)
+    mixture, starts = starting_mixture(target, from_prior, draws * chains, rng)
     rounding = target.rounding(mixture.means)
     if rounding > _ROUNDING:
         raise FloatingPointError(f"log-likelihoods are rounded by {rounding:.2g}")
@@ -150,14 +145,15 @@ class _Sampler:
         return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
 
     def finished(self) -> bool:
-        """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
+        """Whether the chains agree, and further descents find nothing more that they have overlooked."""
         self.overlooked = np.nan
         prior = self.target.prior
         if not statistics_of(prior.codes(self.t), self.log_likelihood, prior.of_codes.fixed).mixed.all():
             return False
         t, energies, log_z = self.t.reshape(-1, self.target.k), self.energies.ravel(), self._evidence()[0]
-        self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, energies, log_z, self._rng)
-        return self.overlooked <= OVERLOOKED
+        before, most = self.mixture, len(t)
+        self.overlooked, self.mixture = overlooked(self.target, before, t, energies, log_z, most, self._rng)
+        return self.overlooked <= OVERLOOKED or self.mixture is before
 
     @property
     def efficiency(self) -> float:
@@ -168,7 +164,7 @@ class _Sampler:
     def chains(self) -> SampledChains:
         """The draws, with their modes and the evidence, NaN where its error is above one half."""
         (mode, best), (log_z, error) = self._modes(), self._evidence()
-        error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
+        error = float(np.hypot(error, np.log1p(-OVERLOOKED)))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
         return SampledChains(
@@ -179,29 +175,15 @@ class _Sampler:
 
     def _modes(self) -> tuple[Integers, Array]:
         """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
-        target, mixture = self.target, self.drawn_from
-        flat, u = self.t.reshape(-1, target.k), self.energies.ravel()
-        component = mixture.logs(flat).argmax(axis=1)
-        used, label = np.unique(component, return_inverse=True)
-        lowest = np.array([np.flatnonzero(label == i)[u[label == i].argmin()] for i in range(len(used))])
-        ends, whiteners = flat[lowest], mixture.whiteners[used]
-        pairs = _neighbours(ends, whiteners)
-        share = np.arange(1, _POINTS + 1)[:, None, None] / (_POINTS + 1)
-        between = (1 - share) * ends[pairs[:, 0]] + share * ends[pairs[:, 1]]
-        highest = target.energies(between.reshape(-1, target.k)).reshape(_POINTS, -1).max(axis=0, initial=-np.inf)
-        joined = pairs[highest <= u[lowest][pairs].max(axis=1) + _DIP]
-        graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
-        count, group = connected_components(graph, directed=False)
-        mode, u = group[label], target.code_energies(flat, u)
-        best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)]))
-        u = target.code_energies(best, target.energies(best))
-        found = target.best_optimum
-        for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
-            (lower,) = target.code_energies(found, target.energies(found))
-            if lower < u[group[own]]:
-                best[group[own]], u[group[own]] = found[0], lower
-        order = np.argsort(u, kind="stable")
-        return np.argsort(order)[mode].reshape(self.energies.shape), best[order]
+        target, mixture, found = self.target, self.drawn_from, self.target.best_optimum
+        flat = np.concatenate([self.t.reshape(-1, target.k), found])
+        u = np.concatenate([self.energies.ravel(), target.energies(found)])
+        used, label, lowest = components_of(mixture, flat, u)
+        mode, u = modes_of(target, lowest, mixture.whiteners[used])[label], target.code_energies(flat, u)
+        each = range(int(mode.max()) + 1)
+        best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in each]))
+        order = np.argsort(target.code_energies(best, target.energies(best)), kind="stable")
+        return np.argsort(order)[mode[: self.energies.size]].reshape(self.energies.shape), best[order]
 
     def _evidence(self) -> tuple[float, float]:
         """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error."""
@@ -218,12 +200,3 @@ class _Sampler:
         first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
         error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
         return log_z, float(error)
-
-
-def _neighbours(points: Array, whiteners: Array) -> Integers:
-    """Pairs of each component and the nearest others, (p, 2)."""
-    away = np.einsum("aij,abj->abi", whiteners, points[None] - points[:, None])
-    distance = np.square(away).sum(axis=2)
-    np.fill_diagonal(distance, np.inf)
-    nearest = np.argsort(distance, axis=1)[:, : min(_NEIGHBOURS, len(points) - 1)]
-    return np.stack([np.repeat(np.arange(len(points)), nearest.shape[1]), nearest.ravel()], axis=1)

@@ -1,8 +1,9 @@
 """Whether posterior draws are right, and how fast they come: ``unrelu.posterior``.
 
-Part ``calibration`` is of ranks. Part ``speed`` is of least effective draws a second of the processor, all costs
-counted, beside samplers of others: all sample the same density on the same observations in the same run. Effective
-sizes are the rank-normalised ones over all chains, the least over coordinates, computed by one function for all.
+Part ``calibration`` is of ranks, and part ``seeds`` of calls that differ by their seeds alone. Part ``speed`` is of
+least effective draws a second of the processor, all costs counted, beside samplers of others: all sample the same
+density on the same observations in the same run. Effective sizes are the rank-normalised ones over all chains, the
+least over coordinates, computed by one function for all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from unrelu.models.network import Network
 from unrelu.sampling.convergence import convergence_of
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
-from unrelu_studies.benchmarks.posterior import calibration
+from unrelu_studies.benchmarks.posterior import calibration, repeated_seeds
 from unrelu_studies.benchmarks.posterior.posterior_cells import OURS, PosteriorCell, masked_decoder
 from unrelu_studies.benchmarks.posterior.sampler_peers import SAMPLER_PEERS, DenseDecoder, PeerRun, peers_installed
 from unrelu_studies.kit.markdown_tables import table
@@ -27,7 +28,7 @@ from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
-PARTS = ("calibration", "speed")
+PARTS = ("calibration", "seeds", "speed")
 # Observations, of peers, and of a quick run.
 OBSERVATIONS, OF_PEERS, _QUICK = 12, 2, 1
 SHARE, SIGMA = 0.5, 0.1
@@ -38,12 +39,15 @@ def _units(command: Command) -> list[Unit]:
     """Batches of the calibration; a sampler with all of its observations each."""
     asked = command.parts or PARTS
     speed: list[Unit] = [("speed", name) for name in (OURS, *peers_installed())]
-    return [*(calibration.units(command) if "calibration" in asked else []), *(speed if "speed" in asked else [])]
+    every = {"calibration": calibration.units(command), "seeds": repeated_seeds.units(command), "speed": speed}
+    return [unit for part in PARTS if part in asked for unit in every[part]]
 
 
 def _measure(command: Command, unit: Unit) -> Results:
     if unit[0] == "calibration":
         return calibration.measure(command, str(unit[1]), int(unit[2]))
+    if unit[0] == "seeds":
+        return repeated_seeds.measure(command, str(unit[1]), int(unit[2]), int(unit[3]))
     return speed(command, str(unit[1]))
 
 
@@ -122,5 +126,9 @@ BENCHMARK = Benchmark(
     collect=_collect,
     parts=PARTS,
     workers=2,
-    blocks={"posterior calibration": calibration.calibration_table, "posterior speed": speed_table},
+    blocks={
+        "posterior calibration": calibration.calibration_table,
+        "posterior seeds": repeated_seeds.seeds_table,
+        "posterior speed": speed_table,
+    },
 )
