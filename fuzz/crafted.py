@@ -373,7 +373,7 @@ crafted(
 )(lambda folder, canary: saved(folder, {"a.weight": torch.ones(2, 2), "b": Payload(canary)}))
 
 
-@crafted("model", r"the record of a tensor has not the size that is stated")
+@crafted("model", r"not a PyTorch file, or a truncated one .*record size")
 def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(50, 50)})
     return repacked(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000)))
@@ -381,15 +381,15 @@ def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Pat
 
 crafted(
     "model",
-    r"a tensor of shape \(3000, 3000\) shares 1 numbers among its entries",
+    r"its arrays take 68.66 MiB as float64; at most 64 MiB are read",
     "checkpoint_with_an_expanded_tensor",
 )(lambda folder, _: saved(folder, {"a.weight": torch.ones(1).expand(3000, 3000)}))
-crafted("model", r"could run code: 'torch\._utils\._rebuild_meta_tensor_no_storage'", "checkpoint_with_a_meta_tensor")(
+crafted("model", r"cannot be read as numbers: .*meta tensor", "checkpoint_with_a_meta_tensor")(
     lambda folder, _: saved(folder, {"a.weight": torch.ones(3, 3, device="meta")})
 )
 crafted(
     "model",
-    r"could run code: 'torch\._utils\._rebuild_qtensor'; save .*\.dequantize\(\)",
+    r"cannot be read as numbers: .*quantized",
     "checkpoint_with_a_quantized_tensor",
 )(lambda folder, _: saved(folder, {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)}))
 
@@ -409,14 +409,14 @@ def pickled(folder: Path, content: bytes) -> Path:
     return repacked(saved(folder, {"a.weight": torch.ones(2, 2)}), lambda _: b"\x80\x02" + content + b".")
 
 
-crafted("model", r"could run code: '__builtin__\.bytearray'", "checkpoint_that_asks_for_memory")(
+crafted("model", r"asks for more memory than there is", "checkpoint_that_asks_for_memory")(
     lambda folder, _: pickled(
         folder, b"}K\x01c__builtin__\nbytearray\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85Rs"
     )
 )
 crafted(
     "model",
-    r"the record of a tensor has not the size that is stated",
+    r"not a PyTorch file, or a truncated one .*record size",
     "checkpoint_whose_record_is_that_of_another_tensor",
 )(
     lambda folder, _: repacked(
@@ -426,7 +426,7 @@ crafted(
 )
 
 
-@crafted("model", "a tensor of shape .* shares 15 numbers")
+@crafted("model", "not a PyTorch file")
 def checkpoint_whose_shape_is_a_list(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(3, 5)})
     return repacked(path, replaced(b"K\x03K\x05\x86", b"]\x8a\x05" + (10**10).to_bytes(5, "little") + b"\x86"))
@@ -735,6 +735,6 @@ def plain_pickle(canary: Path) -> bytes:
     return pickle.dumps({"a.weight": Payload(canary)}, protocol=2)
 
 
-crafted("model", r"pickled objects other than tensors|not a PyTorch file", "plain_pickle_that_runs_code")(
+crafted("model", r"could run code: .posix.mkdir", "plain_pickle_that_runs_code")(
     lambda folder, canary: written(folder / "a.pt", plain_pickle(canary))
 )

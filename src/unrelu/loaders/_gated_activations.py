@@ -103,6 +103,7 @@ def _row(value: Any) -> Any:
     return value.detach().double().reshape(() if value.numel() == 1 else (1, -1))
 
 
+@np.errstate(all="ignore")
 def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None:
     r"""The activation, and the scale k if it is not 1, with values f on :data:`_LINE`; None if there is none.
 
@@ -122,10 +123,9 @@ def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None
     c = other / k
     if (c == 1).any():
         return None  # a line: the product of x and a constant
-    with np.errstate(all="ignore"):
-        logits = np.asarray(logit((f / (k * t) - c) / (1 - c)))  # a t of a sigmoid, best known where it is about 1
-        away = np.nan_to_num(np.abs(np.abs(logits) - 1), nan=np.inf)
-        steepness = np.take_along_axis(logits / t, away.argmin(axis=0)[None], axis=0)
+    logits = np.asarray(logit((f / (k * t) - c) / (1 - c)))  # a t of a sigmoid, best known where it is about 1
+    away = np.nan_to_num(np.abs(np.abs(logits) - 1), nan=np.inf)
+    steepness = np.take_along_axis(logits / t, away.argmin(axis=0)[None], axis=0)
     for name, a in (("swish", steepness), *((name, sign) for name in ("gelu", "gelu_tanh", "mish", "hardswish"))):
         if not np.isfinite(a).all() or (a == 0).any():
             continue

@@ -12,6 +12,7 @@ import math
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,7 +117,10 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
                 raise InputError(f"its pickle has more than {shown_size(_OBJECTS)}; {_SAVE_TENSORS}")
         stream.seek(0)
         try:
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of old forms of files
+                return torch.load(stream, map_location="cpu", weights_only=True)
+        except MemoryError as error:
+            raise ModelFileError(f"it asks for more memory than there is: damaged; {_SAVE_TENSORS}") from error
         except pickle.UnpicklingError as error:
             if (named := _REFUSED.search(str(error))) is None:
                 raise

@@ -300,7 +300,8 @@ class LearnedConfidence:
 
     def _prior(self, level: NoiseLevel, search: JointSearch) -> Prior:
         """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
-        known, name = self.problem.learned, self.name(level)
+        known: dict[str, Prior] = self.problem.learned
+        name = self.name(level)
         if search.rule.short:
             return Prior({})
         if name not in known:
