@@ -380,18 +380,14 @@ def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Pat
 
 
 crafted(
-    "model",
-    r"its arrays take 68.66 MiB as float64; at most 64 MiB are read",
-    "checkpoint_with_an_expanded_tensor",
+    "model", r"its arrays take 68.66 MiB as float64; at most 64 MiB are read", "checkpoint_with_an_expanded_tensor"
 )(lambda folder, _: saved(folder, {"a.weight": torch.ones(1).expand(3000, 3000)}))
 crafted("model", r"cannot be read as numbers: .*meta tensor", "checkpoint_with_a_meta_tensor")(
     lambda folder, _: saved(folder, {"a.weight": torch.ones(3, 3, device="meta")})
 )
-crafted(
-    "model",
-    r"cannot be read as numbers: .*quantized",
-    "checkpoint_with_a_quantized_tensor",
-)(lambda folder, _: saved(folder, {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)}))
+crafted("model", r"cannot be read as numbers: .*quantized", "checkpoint_with_a_quantized_tensor")(
+    lambda folder, _: saved(folder, {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)})
+)
 
 
 @crafted("model", r"would decompress to")
