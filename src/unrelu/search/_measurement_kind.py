@@ -180,6 +180,6 @@ def _matrix(model: GaussianModel, core: Operator, count: int, tilt: float, rng: 
 
 def _directions(model: GaussianModel) -> Array:
     """The principal directions of what is measured, scaled to their deviations, (r, n)."""
-    directions: Array = model.parts[2].cpu().double().numpy()
+    directions = model.parts[2].cpu().double().numpy()
     lengths = np.linalg.norm(directions, axis=1)
-    return directions[lengths > np.finfo(np.float32).eps * lengths.max(initial=np.finfo(float).tiny)]
+    return np.asarray(directions[lengths > np.finfo(np.float32).eps * lengths.max(initial=np.finfo(float).tiny)])
