@@ -23,6 +23,7 @@ from unrelu import Status
 from unrelu.errors import InputError, OptionError
 from unrelu.models.activations import Activation
 from unrelu.runtime.streams import stream
+from unrelu.thresholds import SAME_OPTIMUM
 
 LINE = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
 
@@ -173,7 +174,8 @@ def test_a_misfit_is_said_first_and_has_the_p_value_of_its_best_code():
     y = net(np.array([0.4, -0.3])) + 0.1 * stream("test misfit").standard_normal(12)
     p = unrelu.posterior(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", draws=200)
     r = unrelu.invert(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", prior=unrelu.Normal())
-    np.testing.assert_allclose(p.p_value, r.p_value, rtol=1e-3)
+    # Codes of one optimum differ by at most 1% of chi-square, and d log p / d chi-square is at most a half.
+    assert abs(np.log(p.p_value[0] / r.p_value[0])) <= 0.5 * SAME_OPTIMUM * r.fun[0] / 0.1**2
     assert p.p_value[0] >= 0.01 > p.p_value[1]
     assert p[1].status is Status.MIXED
     assert "draws: MISFIT, no code" in str(p[1]).splitlines()[0]
