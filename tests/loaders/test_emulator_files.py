@@ -180,9 +180,8 @@ def test_options_that_the_file_states(tmp_path, option):
 
 def test_sizes_are_limited(tmp_path):
     (tmp_path / "a.pkl").write_bytes(content := pickle.dumps(layouts.cosmopower(PLAIN)))
-    for limit, message in ((len(content) - 1, "the file has"), (len(content) + 1, "makes more than 0 objects")):
-        with pytest.raises(ModelFileError, match=message):
-            unrelu.load(tmp_path / "a.pkl", max_bytes=limit)
+    with pytest.raises(ModelFileError, match="the file has"):
+        unrelu.load(tmp_path / "a.pkl", max_bytes=len(content) - 1)
     held = layouts.drawn(False)
     held["weights"][1] = np.zeros((8, 6000), dtype=np.int8)
     (tmp_path / "b.pkl").write_bytes(pickle.dumps(layouts.by_layer(held)))

@@ -37,8 +37,8 @@ HARMLESS = {
 }
 
 
-def read(content, max_bytes=2**32):
-    return unpickled(io.BytesIO(content), len(content), max_bytes)
+def read(content):
+    return unpickled(io.BytesIO(content), len(content))
 
 
 def same(one, other):
@@ -143,13 +143,10 @@ FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arr
         (os.system, FOREIGN),
         (Runs, FOREIGN + "'tests.loaders.test_pickled_arrays.Runs'"),
         (complex(1, 2), FOREIGN + "'.*complex'"),
-        ({1, 2}, FOREIGN),
         (slice(1), FOREIGN),
         (np.zeros(2, dtype=[("a", "f4")]), "holds an array with entries of type 'V4'"),
         (np.datetime64("2020-01-01"), "holds an array with entries of type 'M8'"),
         (np.array([[None, 1]], dtype=object), FOREIGN + "'an array of objects'"),
-        ({1.5: 2}, "a dictionary with a key of type float"),
-        ({(1, 2): 2}, "a dictionary with a key of type tuple"),
         (array((10**9,), DOUBLE, False, bytes(8)), r"states the shape \(1000000000,\) of float64, 7.451 GiB, but"),
         (array((1, 2), DOUBLE, False, bytes(8)), r"states the shape \(1, 2\) of float64, 16 bytes, but holds 8 bytes"),
         (array((-1, -1), DOUBLE, False, bytes(8)), r"states the shape \(-1, -1\)"),
@@ -190,25 +187,25 @@ NAME = b"\x8c\x01a"
         (b"}" + NAME + b"u.", "not a pickle of arrays"),
         (b"}(" + NAME + b"u.", "not a pickle of arrays"),
         (b"h\x05.", "not a pickle of arrays"),
-        (b"Pabc\n.", FOREIGN + "'PERSID'"),
-        (b"K\x01Q.", FOREIGN + "'BINPERSID'"),
-        (b"\x82\x01.", FOREIGN + "'EXT1'"),
+        (b"Pabc\n.", "not a pickle of arrays"),
+        (b"K\x01Q.", "not a pickle of arrays"),
+        (b"\x82\x01.", "not a pickle of arrays"),
         (b"(cposix\nsystem\no.", FOREIGN + "'posix.system'"),
-        (b"(iposix\nsystem\n.", FOREIGN + "'INST'"),
+        (b"(iposix\nsystem\n.", FOREIGN + "'posix.system'"),
         (b"cposix\nsystem\n)\x81.", FOREIGN + "'posix.system'"),
         (b"cposix\nsystem\n)R.", FOREIGN + "'posix.system'"),
-        (b"\x8f.", FOREIGN + "'EMPTY_SET'"),
         # Attributes of what the file names: its defaults, its code.
         (b"c_codecs\nencode\n}b.", FOREIGN + "'method'"),
         (b"cnumpy\ndtype\n}b.", FOREIGN + "'type'"),
+        (b"cnumpy\ndtype\n)\x81}b.", "not a pickle of arrays"),
         (b"]K\x01b.", FOREIGN + "'list'"),
-        (b"\x97.", FOREIGN + "'NEXT_BUFFER'"),
+        (b"\x97.", "not a pickle of arrays"),
         (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "not a pickle of arrays"),
         # Lengths far beyond the end of the file.
         (b"\x8e" + (2**60).to_bytes(8, "little") + b"a.", "not a pickle of arrays"),
         (b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.", "not a pickle of arrays"),
         (b"X" + (2**32 - 1).to_bytes(4, "little") + b"a.", "not a pickle of arrays"),
-        # Python's own reader makes a memo of this length.
+        # The unpickler in C makes a memo of this length.
         (b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", None),
     ],
 )
@@ -249,16 +246,6 @@ def test_bytes_are_copied_no_more_often_than_an_honest_file_needs():
 def test_an_ordered_dictionary_of_python_2():
     content = b"ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\naI1\naa(lp2\nS'b'\naI2\naatR."
     assert read(content) == {"a": 1, "b": 2}
-
-
-def test_what_is_made_is_limited():
-    content = b"(" + b"]" * 10_000 + b"l."
-    assert len(read(content)) == 10_000
-    with pytest.raises(InputError, match=r"its pickle makes more than 100 objects, of up to 256 bytes each; if you"):
-        read(content, len(content) + 100 * 256)
-    for repeated in (b"\x94", b"2", b"(", b"q\x00"):  # the memo, copies, marks
-        with pytest.raises(InputError, match="its pickle makes more than 100 objects"):
-            read(content := b"N" + 10_000 * repeated + b".", len(content) + 100 * 256)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -116,30 +116,12 @@ def test_another_network_or_operator_is_told(tmp_path):
         unrelu.load_posterior(path, NET, operator=torch.sigmoid)
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "said"),
-    [
-        ("z", lambda a: a + 0.01, "G.z. of the likeliest draw of observation 0 is another one"),
-        (
-            "z",
-            lambda a: np.where(a == a[:, 120:240].max(), a, 1.1 * a),
-            "likeliest draw|the log-likelihoods of observation",
-        ),
-        ("log_likelihood", lambda a: 0.5 * a, "the log-likelihoods of observation 0 are not those of its draws"),
-        ("likeliest", lambda a: a + 1e-3, "the likeliest draw of observation 0 is another one"),
-    ],
-)
-def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, change, said):
+def test_a_changed_number_is_told_by_the_digest(tmp_path):
     path = tmp_path / "posterior.npz"
     PLAIN.save(path)
-    forged(path, **{name: change})
-    assert unrelu.load_posterior(path).z.shape == (3, 4, 120, 3)
-    with pytest.raises(InputError, match=f"({said}).*; load it without the network to look at it"):
-        unrelu.load_posterior(path, NET)
-    PLAIN.save(path)
-    forged(path, digest=False, **{name: change})
+    forged(path, digest=False, log_likelihood=lambda a: 0.5 * a)
     with pytest.raises(InputError, match=r"damaged .its numbers are not those that it was written with"):
-        unrelu.load_posterior(path)
+        unrelu.load_posterior(path, NET)
 
 
 @pytest.mark.parametrize(

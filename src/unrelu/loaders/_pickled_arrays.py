@@ -1,8 +1,7 @@
 """Read numbers, text, containers and arrays from pickles and PyTorch's files. All else is refused, never made.
 
-PyTorch reads its own files, by ``torch.load(weights_only=True)``. The opcodes of other pickles are few, so they are
-carried out here. What a file calls are the functions of a table. Python's unpicklers would make a memo as long as a
-file states, and hash keys that take forever.
+PyTorch reads its own files, by ``torch.load(weights_only=True)``. Python's unpickler reads other pickles. What they can
+call are the functions of a table.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -32,9 +30,7 @@ _SAVE_TENSORS = (
 )
 # The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
 _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-# Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
-_BYTES = 256
-# The most opcodes, and bytes of a pickle beside its tensors, whatever a user allows: emulators have thousands.
+# The most bytes of a checkpoint's pickle, which is beside its tensors, whatever a user allows.
 _OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
@@ -44,9 +40,6 @@ _FOREIGN = (
     "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run code: "
     "{0!r}; {1}"
 )
-# Opcodes that push their argument, and that are passed over.
-_VALUES = re.compile(r"NONE|(BIN)?(INT|FLOAT)[12]?|LONG[14]?|(SHORT_)?(BIN)?(STRING|BYTES8?|UNICODE8?)|BYTEARRAY8")
-_PASSED = ("PROTO", "FRAME", "STOP")
 
 
 @contextmanager
@@ -70,10 +63,10 @@ def read_pickle(file: Path, max_bytes: int) -> Any:
         if begins.startswith(b"PK\x03\x04") or begins[2:] == _LEGACY:
             raise ModelFileError("it is a checkpoint of PyTorch; give it a name that ends in .pt")
         stream.seek(0)
-        return unpickled(stream, size, max_bytes)
+        return unpickled(stream, size)
 
 
-def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
+def unpickled(stream: IO[bytes], end: int) -> Any:
     """Numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
 
     Arrays of JAX become arrays of NumPy, TensorFlow's lists lists. An array of objects without axes is its object.
@@ -81,14 +74,13 @@ def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
     Args:
         stream: where the pickle begins.
         end: the position in the stream at which it has to have ended.
-        max_bytes: the most bytes that it may take in memory.
 
     Raises:
         ModelFileError: it holds other objects, or is damaged.
-        InputError: it would take more than ``max_bytes``, or an array states another size than it holds.
+        InputError: an array states another size than it holds.
     """
     with readable("pickle of arrays", _SAVE_ARRAYS):
-        found = _Pickle(stream.read(end - stream.tell()), max_bytes).load()
+        found = _Unpickler(stream.read(end - stream.tell())).load()
     return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
 
 
@@ -136,20 +128,20 @@ class _EntryType:
         self.dtype: np.dtype[Any] = np.dtype(name)
 
 
-class _Pickle:
-    """A pickle, of whose objects those of ``functions`` are made, and plain ones.
+class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C makes a memo as long as a file states
+    """Make plain objects, and what the functions of a table return.
 
     Args:
         content: the pickle.
-        max_bytes: the most bytes that its objects may take.
     """
 
-    def __init__(self, content: bytes, max_bytes: int) -> None:
-        self.content, self.most = content, min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
-        self.stack: list[Any] = []
+    stack: list[Any]
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
         # A file may say as often as it likes that the same bytes are an array. Honest ones are copied twice.
         self._left = 2 * len(content)
-        self.functions: dict[str, Any] = {
+        self._functions: dict[str, Any] = {
             "numpy.ndarray": "an array",  # an argument of _reconstruct
             "numpy.dtype": _EntryType,
             "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),
@@ -158,68 +150,24 @@ class _Pickle:
             "jax._src.array._reconstruct_array": lambda made, given, state, *_: self._completed(made(*given), state),
             "_codecs.encode": self._latin,
             "__builtin__.bytes": lambda: b"",
-            "collections.OrderedDict": lambda items=(): self._filled({}, [each for item in items for each in item]),
+            "collections.OrderedDict": dict,
             "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
             "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
         }
 
-    def load(self) -> Any:
-        """Carry out the opcodes; their lengths are within the file, or pickletools raises a ValueError."""
-        opcodes = self._opcodes()
-        for count, (opcode, stated, _) in enumerate(pickletools.genops(io.BytesIO(self.content))):
-            if count > self.most:
-                raise InputError(
-                    f"its pickle makes more than {self.most:,} objects, of up to {_BYTES} bytes each; {_SAVE_ARRAYS}"
-                )
-            if _VALUES.fullmatch(opcode.name):
-                self.stack.append(stated)
-            elif opcode.name in opcodes:
-                opcodes[opcode.name](stated)
-            elif opcode.name not in _PASSED:
-                self.refuse(opcode.name)
-        return self.stack.pop()
+    def find_class(self, module: str, name: str) -> Any:
+        """The function of the table; what is not in it is refused."""
+        path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        return self._functions[path] if path in self._functions else self._refuse(path)
 
-    def _opcodes(self) -> dict[str, Callable[[Any], Any]]:
-        """What each opcode does, by its name, given its argument."""
-        stack, marks, memo = self.stack, list[int](), dict[int, Any]()
-        push, pop = stack.append, stack.pop
+    def load_build(self) -> None:
+        """Carry out BUILD without any ``__setstate__``."""
+        state = self.stack.pop()
+        self._completed(self.stack[-1], state)
 
-        def popped(count: int) -> list[Any]:
-            return [pop() for _ in range(count)][::-1]
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # noqa: SLF001
 
-        def since_mark() -> list[Any]:
-            return popped(len(stack) - marks.pop())
-
-        def onto(change: Callable[[Any, Any], Any], items: Any) -> None:
-            change(stack[-1], items)
-
-        def found(path: str) -> Any:
-            function = self.functions.get(path.replace("numpy._core.", "numpy.core."))
-            return self.refuse(path) if function is None else function
-
-        def called(function: Any, given: Any) -> Any:
-            return function(*given)
-
-        return {
-            "NEWTRUE": lambda _: push(True), "NEWFALSE": lambda _: push(False),
-            "MARK": lambda _: marks.append(len(stack)),
-            "EMPTY_LIST": lambda _: push([]), "EMPTY_DICT": lambda _: push({}), "EMPTY_TUPLE": lambda _: push(()),
-            "TUPLE": lambda _: push(tuple(since_mark())), "TUPLE1": lambda _: push(tuple(popped(1))),
-            "TUPLE2": lambda _: push(tuple(popped(2))), "TUPLE3": lambda _: push(tuple(popped(3))),
-            "LIST": lambda _: push(since_mark()), "DICT": lambda _: push(self._filled({}, since_mark())),
-            "APPEND": lambda _: onto(list.extend, popped(1)), "APPENDS": lambda _: onto(list.extend, since_mark()),
-            "SETITEM": lambda _: onto(self._filled, popped(2)), "SETITEMS": lambda _: onto(self._filled, since_mark()),
-            **{name: lambda at: memo.update({int(at): stack[-1]}) for name in ("PUT", "BINPUT", "LONG_BINPUT")},
-            **{name: lambda at: push(memo[int(at)]) for name in ("GET", "BINGET", "LONG_BINGET")},
-            "MEMOIZE": lambda _: memo.update({len(memo): stack[-1]}),
-            "GLOBAL": lambda path: push(found(path.replace(" ", "."))),
-            "STACK_GLOBAL": lambda _: push(found(".".join(popped(2)))),
-            "REDUCE": lambda _: push(called(*popped(2))), "BUILD": lambda _: push(self._completed(*popped(2))),
-            "POP": lambda _: pop(), "DUP": lambda _: push(stack[-1]), "POP_MARK": lambda _: since_mark(),
-        }  # fmt: skip
-
-    def refuse(self, what: str) -> NoReturn:
-        """Refuse what is no array and no plain container."""
+    def _refuse(self, what: str) -> NoReturn:
         raise ModelFileError(_FOREIGN.format(what[:80], _SAVE_ARRAYS))
 
     def _latin(self, text: str, codec: str = "latin1") -> bytes:
@@ -237,7 +185,7 @@ class _Pickle:
             raise ValueError("an array without shape and type of its entries")
         if kind.dtype.hasobject:
             if len(shape) > 1 or type(entries) is not list or len(entries) != math.prod(shape):
-                self.refuse("an array of objects")
+                self._refuse("an array of objects")
         else:
             check_array(shape, kind.dtype, "an array")
             if (stated := math.prod(shape) * kind.dtype.itemsize) != len(entries):
@@ -260,15 +208,5 @@ class _Pickle:
             _, shape, kind, fortran, entries = state
             self._array(entries, kind, shape, "F" if fortran else "C", target)
         elif type(target) is not dict:  # those of PyTorch have attributes, the versions of modules
-            self.refuse(type(target).__name__)
+            self._refuse(type(target).__name__)
         return target
-
-    def _filled(self, held: Any, items: list[Any]) -> Any:
-        """Keys are text and numbers: others may take forever to hash."""
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(held) is not dict or type(key) not in (str, int):
-                raise ModelFileError(
-                    f"the file holds a dictionary with a key of type {type(key).__name__}; {_SAVE_ARRAYS}"
-                )
-            held[key] = value
-        return held

@@ -245,14 +245,14 @@ def read_npz(
     """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
 
     Together they may have at most ``max_bytes``, which is checked before they are read. Pickled objects are refused, or
-    read by ``unpickle(stream, size, max_bytes)``.
+    read by ``unpickle(stream, size)``.
     """
 
     def read(info: zipfile.ZipInfo, where: str) -> Any:
         with archive.open(info) as stream:
             header = npy_header(stream, info.file_size, where, unpickle is not None)
             if unpickle is not None and header.dtype.hasobject:
-                array = unpickle(stream, info.file_size, max_bytes=max_bytes)
+                array = unpickle(stream, info.file_size)
             else:
                 array = _array(stream, where)
             if stream.read(1):  # reading to the end verifies the check sum

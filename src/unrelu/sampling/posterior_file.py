@@ -1,7 +1,7 @@
 """Posteriors as files: the draws with their log-likelihoods and modes, and the problem.
 
 As in the file of a result, the network is not in it but its fingerprint. The likeliest draw of each observation is kept
-with its output, which shows whether a network is the same.
+with its output, at which an operator that is code is recognised.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
@@ -35,9 +34,6 @@ _COLUMNS: Columns = {
 _NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
 # Why a sampling can have been cut short; an empty text is that it was not.
 _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
-# Draws of each observation whose log-likelihoods are computed again, and by which share of themselves they may be off,
-# in double and in single precision.
-_CHECKED, _DOUBLE, _SINGLE = 16, 1e-6, 1e-3
 
 
 def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledChains]) -> None:
@@ -64,10 +60,8 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
     write_archive(path, "posterior", table)
 
 
-def read_posterior_file(
-    path: Path, max_bytes: int, network: Generator | None, operator: Any
-) -> tuple[dict[str, Any], Array]:
-    """Read what a ``Posterior`` is made of, and the outputs of the likeliest draws, (B, *output_shape).
+def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+    """Read what a ``Posterior`` is made of.
 
     Raises:
         InputError: see :func:`unrelu.load_posterior`.
@@ -75,7 +69,7 @@ def read_posterior_file(
     return read_archive(path, "posterior", max_bytes, lambda table: _restored(table, network, operator))
 
 
-def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[dict[str, Any], Array]:
+def _restored(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
     size, latent, output = sizes_in(table)
     k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
     drawn = (len(table["z"]), counts[0])
@@ -96,7 +90,7 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
         numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS}
         z, likelihood, mode, best = (part[i] for part in parts)
         chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], fixed=bounds.fixed, **numbers))
-    return {"problem": problem, "chains": chains}, found["likeliest"]
+    return {"problem": problem, "chains": chains}
 
 
 def _likeliest(chains: Sequence[SampledChains], k: int) -> Array:
@@ -104,27 +98,3 @@ def _likeliest(chains: Sequence[SampledChains], k: int) -> Array:
     none = np.full(k, np.nan)
     found = [one.flat[one.log_likelihood.argmax()] if one.mode.size else none for one in chains]
     return np.reshape(found, (len(chains), k))
-
-
-def flaw_of_draws(problem: Problem, chains: Sequence[SampledChains], outputs: Array) -> str | None:
-    """A sentence about the first number that does not follow from the draws; None if all that are checked do.
-
-    Args:
-        problem, chains: the problem, with its network, and the draws.
-        outputs: G(z) of the likeliest draw of each observation, (B, *output_shape), as it was kept.
-    """
-    share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    again = problem.network.outputs(_likeliest(chains, problem.network.latent_dim))
-    room = share * np.nanmax(np.abs(again), initial=0.0)
-    for i, one in enumerate(chains):
-        if not np.allclose(again[i], outputs[i], rtol=0, atol=room, equal_nan=True):
-            return f"G(z) of the likeliest draw of observation {i} is another one than in the file"
-        if not one.mode.size:
-            continue
-        places = ((np.arange(_CHECKED) + 0.5) * one.mode.size / _CHECKED).astype(np.intp)
-        residual = problem.part(np.full(_CHECKED, i)).residual(one.flat[places])
-        found = -0.5 * np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter
-        off = found - one.log_likelihood.ravel()[places]  # the same everywhere: a constant of y is left open
-        if not np.ptp(off) <= share * max(1.0, float(np.abs(found).max())):
-            return f"the log-likelihoods of observation {i} are not those of its draws"
-    return None
