@@ -72,7 +72,7 @@ def test_modes_have_weights_with_standard_errors():
     assert heavy.weight + light.weight == pytest.approx(1)
     assert abs(heavy.weight - 0.7) < 4 * heavy.weight_error
     assert heavy.weight_error == pytest.approx(math.sqrt(0.21 / 8000), rel=0.2)
-    np.testing.assert_allclose(light.covariance, np.diag([0.25, 1, 1]), atol=0.1)
+    np.testing.assert_allclose(light.covariance, np.diag([0.25, 1, 1]), atol=6 * math.sqrt(2 / 2400))
 
 
 def test_modes_without_draws_are_left_out():
