@@ -83,6 +83,9 @@ def test_without_stated_noise_the_share_that_is_explained_is_printed():
     part = 1 - r.residual() ** 2 / (y @ y)
     text = " ".join(str(r).split())
     assert f"so there is no p-value: the code explains {share(part)} of |y|^2, and nothing is known of the rest" in text
+    batch = str(unrelu.invert(net, [y, y]))
+    assert "no noise stated" in batch
+    assert batch.count(share(part)) == 2
 
 
 def test_fun_has_one_meaning_whichever_way_equal_sizes_are_stated():

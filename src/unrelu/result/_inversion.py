@@ -134,8 +134,9 @@ class Inversion(JudgedCodes):
         most = DRAWN if notebook else WORST
         images = self._thumbnails(worst_first(columns)[:most]) if notebook else ()
         at_bounds = int(np.any(problem.bounds.active(self._codes) != 0, axis=1).sum())
-        title = method + (f", noise {noise}" if noise else "")
-        return printed_verdicts(columns, title, self._norm, places, most, images, at_bounds)
+        title = method + (f", noise {noise}" if noise else ", no noise stated")
+        explained = None if noise else self._explained_shares()
+        return printed_verdicts(columns, title, self._norm, places, most, images, at_bounds, explained)
 
     def _thumbnails(self, rows: Index) -> Any:
         from unrelu.display.answer_figures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
@@ -334,8 +335,14 @@ class Inversion(JudgedCodes):
         text, size = "no noise was stated, so there is no p-value", float(np.square(self.problem.y[0]).sum())
         if self.status in (Status.EXACT_FIT, Status.NOT_UNIQUE) or not size:
             return text
-        part = max(1 - self._differences("l2")[0] ** 2 / size, 0.0)
-        return f"{text}: the code explains {share(part)} of |y|^2, and nothing is known of the rest"
+        part = share(self._explained_shares()[0])
+        return f"{text}: the code explains {part} of |y|^2, and nothing is known of the rest"
+
+    def _explained_shares(self) -> Array:
+        """The share of |y|^2 that each code explains, (B,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unexplained = np.square(self._differences("l2")) / np.square(self.problem.y).sum(axis=1)
+        return np.asarray(np.maximum(1 - unexplained, 0.0))
 
     def _chi_square(self) -> str:
         """Chi-square of one observation under Gaussian noise, its degrees of freedom and its own p-value in words."""

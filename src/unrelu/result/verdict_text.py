@@ -40,7 +40,7 @@ def worst_first(columns: Columns) -> Index:
 
 def printed_verdicts(
     columns: Columns, title: str, norm: str, places: Index, most: int = WORST,
-    images: Sequence[Sequence[Html]] = (), at_bounds: int = 0,
+    images: Sequence[Sequence[Html]] = (), at_bounds: int = 0, explained: Array | None = None,
 ) -> Printed:  # fmt: skip
     """The verdicts on a batch: the statuses and the worst observations, at most so many, with images if there are some.
 
@@ -52,6 +52,7 @@ def printed_verdicts(
         places: the numbers of the observations, (B,).
         images: images of each of these observations.
         at_bounds: how many codes are at a bound.
+        explained: the share of |y|^2 that each code explains, (B,), to be printed.
     """
     c, size, good = columns, len(columns["status"]), int(np.sum(columns["success"]))
     if not size:
@@ -61,6 +62,8 @@ def printed_verdicts(
     if np.isfinite(c["p_value"]).any():
         shown["p-value"] = [probability(c["p_value"][i]) for i in worst]
     shown[f"residual ({norm})"] = [number(float(c["residual"][i])) for i in worst]
+    if explained is not None:
+        shown["explains |y|^2"] = [share(float(explained[i])) for i in worst]
     shown["confidence"] = [probability(c["confidence"][i]) for i in worst]
     shown |= dict(zip(IMAGES, map(list, zip(*images, strict=True)), strict=bool(images)))
     excessive = sum(str(message).startswith(TOO_LARGE) for message in c.get("message", ()))
