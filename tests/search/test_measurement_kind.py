@@ -36,18 +36,29 @@ def test_random_masks_and_matrices_are_alike_but_not_a_hidden_half_nor_fewer():
     assert kind_of().values is None
 
 
-def test_entries_with_the_same_weight_are_a_mask_and_weights_count_by_their_effective_number():
+def test_entries_with_the_same_weight_are_a_mask():
     shown = PLACE < 392
     sizes = np.where(shown, 0.1, np.inf)
     mask, hidden = kind_of(unrelu.Mask(shown)), kind_of(noise=unrelu.Gaussian(sizes))
     assert mask == hidden
     rows = unrelu.Matrix(np.eye(N)[shown])
     assert kind_of(rows) == mask
+
+
+def test_weights_are_spread_by_their_effective_number():
     # A tenth of the entries has nine tenths of the squared weights: (9 + 1)^2 / (9^2 / .1 + 1 / .9) = .123 of all.
     uneven = np.where(PLACE % 10 == 0, 0.1, 0.9)
     shares = uneven**-2.0
-    values = shares.sum() ** 2 / np.square(shares).sum()
-    assert kind_of(noise=unrelu.Gaussian(uneven)).values == round(np.log(values) / np.log(1.25))
+    effective = shares.sum() ** 2 / np.square(shares).sum()
+    problem = problem_of(noise=unrelu.Gaussian(uneven))
+    kind = MeasurementKind.of(problem)
+    assert kind.values == round(np.log(N) / np.log(1.25))
+    assert kind.spread == round(np.log(N / effective) / np.log(1.25))
+    canonical = kind.canonical(problem)
+    squares = np.square(canonical.weight.numpy())
+    assert ((squares > 0).sum(axis=1) >= N / 1.25).all()
+    # Quantiles leave out the ends of the distribution.
+    assert abs(np.log(squares[squares > 0]).std() / np.sqrt(np.log(N / effective)) - 1) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -70,7 +81,7 @@ def test_canonical_measurements_have_the_kind_of_the_users(operator):
     canonical = kind.canonical(problem)
     y = np.ones((max(1, canonical.count), canonical.m))
     own = MeasurementKind.of(Problem.build(DIGITS, y, operator=canonical, noise="gaussian:0.1"))
-    assert (own.measured, own.values) == (kind.measured, kind.values)
+    assert (own.measured, own.values, own.spread) == (kind.measured, kind.values, 0)
     assert abs(own.information - kind.information) <= 1
     x = DIGITS.typical_outputs[:1]
     first, given = (each.take(np.array([0])).values(x) for each in (canonical, problem.operator))

@@ -1,17 +1,19 @@
 r"""Kinds of measurements, which share what is learned of the confidence, and the canonical measurements of a kind.
 
 What is learned on a generator must not depend on whose measurement came first. It is learned on measurements that are
-drawn for the kind, from a stream of its own, never on the user's. A kind is what is measured, how many values, and how
-much they tell of the code (:meth:`~unrelu.search.sample_cache.GaussianModel.information`), both in steps of a quarter.
+drawn for the kind, from a stream of its own, never on the user's. A kind is what is measured, how many values, how far
+their weights differ, and how much they tell of the code, all in steps of a quarter
+(:meth:`~unrelu.search.sample_cache.GaussianModel.information`).
 
 - Masks and weights of outputs: the canonical ones are random masks.
 - Other linear measurements: the canonical one is a random matrix.
 - A nonlinear measurement is a kind of its own: the canonical one is itself, with random masks if entries are hidden.
   So is any other than masks if the noise is a likelihood, which may have a parameter for each entry.
 
-Weights w count as :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4` values, so a mask counts those that it shows. Random masks
-and matrices are tilted until they tell as much as the kind does. To tell less, they measure what varies together. To
-tell more, they measure the directions in which outputs vary least (leverage scores, whitening).
+Squared weights :math:`w^2` of n values are log-normal in a canonical measurement, with the same effective sample size
+:math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`, :math:`\log w^2 \sim N(0, s^2)`. Random masks and matrices are
+tilted until they tell as much as the kind does. To tell less, they measure what varies together. To tell more, they
+measure the directions in which outputs vary least (leverage scores, whitening).
 
 Sources: Kish, Survey Sampling (1965), section 11.7 (effective sample size); Mahoney and Drineas, "CUR matrix
 decompositions for improved data analysis", PNAS 106 (2009) (leverage scores).
@@ -29,9 +31,9 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from unrelu.measurements import IdentityOperator, Operator, WeightedOperator
-from unrelu.measurements.linear_operators import MatrixOperator, hiding, normalised
+from unrelu.measurements.linear_operators import MatrixOperator, normalised
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS, SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import GaussianModel, SampleCache
@@ -54,11 +56,13 @@ class MeasurementKind:
     Attributes:
         measured: "outputs", "matrix", or the digest of a measurement of its own kind.
         values: the logarithm of the number of measured values, in steps; None if all are measured alike.
+        spread: the variance of the logarithms of squared weights, in steps.
         information: the logarithm of the information, in steps.
     """
 
     measured: str
     values: int | None
+    spread: int
     information: int
 
     @classmethod
@@ -67,11 +71,12 @@ class MeasurementKind:
         operator = problem.operator
         some = normalised(cycled(operator, min(operator.count, _OPERATORS)))[0]
         core, shares, own = _without_weights(some), _squared_weights(some), problem.noise.likelihood is not None
-        values = float((shares.sum(axis=1) ** 2 / np.square(shares).sum(axis=1)).mean())
+        values = float((shares > 0).sum(axis=1).mean())
+        spread = _steps(values / float((shares.sum(axis=1) ** 2 / np.square(shares).sum(axis=1)).mean()))
         model, linear = SampleCache.of(problem).model.measured_by(some)
         measured, information = _measured(core, own), _steps(model.information(linear, values).mean())
-        alike = measured != "matrix" and values == (core.n if measured == "outputs" else core.m)
-        return cls(measured, None if alike else _steps(values), information)
+        alike = measured != "matrix" and not spread and values == (core.n if measured == "outputs" else core.m)
+        return cls(measured, None if alike else _steps(values), spread, information)
 
     def canonical(self, problem: Problem) -> Operator:
         """Measurements of this kind for the generator of a problem that has it."""
@@ -85,11 +90,13 @@ class MeasurementKind:
         if self.measured == "matrix":
             model, draw, most = SampleCache.of(problem).model, _matrix, max(1, DENSE_NUMBERS // core.n)
         count = min(max(count, 1), most)
+        # The quantiles of weights, the largest first.
+        weights = np.exp(ndtri((np.arange(count)[::-1] + 0.5) / count) * math.sqrt(self.spread * math.log(_STEP)) / 2)
 
         def tilted(tilt: float) -> tuple[Operator, float]:
             """Of the measurements that are drawn, those that tell nearest to enough; by how much too much, in steps."""
-            rng = stream("canonical measurements", self.measured, self.values or 0, self.information)
-            drawn = draw(model, core, count, tilt, rng)
+            rng = stream("canonical measurements", str(self))
+            drawn = draw(model, core, weights, tilt, rng)
             excess = _logarithms(model.information(model.measured_by(drawn)[1], count)) - self.information
             nearest = np.argsort(np.abs(excess), kind="stable")[: max(1, len(excess) // _OF)]
             return drawn.take(np.sort(nearest)), float(excess[nearest].mean())
@@ -145,8 +152,8 @@ def _measured(core: Operator, own: bool) -> str:
 # --- canonical measurements; a tilt from -1 to 1 makes them tell less or more -----------------------------------------
 
 
-def _masks(model: GaussianModel, core: Operator, count: int, tilt: float, rng: np.random.Generator) -> Operator:
-    """Random masks that show ``count`` entries of what ``core`` measures: those of the highest scores.
+def _masks(model: GaussianModel, core: Operator, weights: Array, tilt: float, rng: np.random.Generator) -> Operator:
+    """Random masks of what ``core`` measures. Entries of the highest scores have ``weights``, others 0.
 
     Scores are normal. Tilted, they are a random combination of principal directions, or those of leverage.
     """
@@ -160,13 +167,14 @@ def _masks(model: GaussianModel, core: Operator, count: int, tilt: float, rng: n
     elif tilt > 0:
         leverage = np.square(directions / np.linalg.norm(directions, axis=1, keepdims=True)).sum(axis=0)
         scores += tilt * ndtri((rankdata(leverage) - 0.5) / core.m)
-    seen: Flags = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(seen, np.argsort(-scores, axis=1, kind="stable")[:, :count], True, axis=1)
-    return hiding(core, seen)
+    masked = np.zeros(scores.shape)
+    np.put_along_axis(masked, np.argsort(-scores, axis=1, kind="stable")[:, : len(weights)], weights[None], axis=1)
+    return WeightedOperator(core, torch.from_numpy(masked))
 
 
-def _matrix(model: GaussianModel, core: Operator, count: int, tilt: float, rng: np.random.Generator) -> Operator:
-    """A matrix of ``count`` normal rows. Tilted, principal directions have a gain, a power of their deviations."""
+def _matrix(model: GaussianModel, core: Operator, weights: Array, tilt: float, rng: np.random.Generator) -> Operator:
+    """A matrix of weighted normal rows. Tilted, principal directions have a gain, a power of their deviations."""
+    count = len(weights)
     directions = _directions(model)
     deviations = np.linalg.norm(directions, axis=1)
     power = -tilt if tilt > 0 else -2 * tilt
@@ -174,7 +182,9 @@ def _matrix(model: GaussianModel, core: Operator, count: int, tilt: float, rng: 
     gains = (deviations / np.sqrt(np.square(deviations).mean())) ** power - 1
     rows += (rows @ units.T * gains) @ units
     # Measurements are about as large as outputs.
-    rows *= np.sqrt(np.square(directions).sum() / core.n / (np.square(rows @ directions.T).sum() / count))
+    rows *= weights[:, None] * np.sqrt(
+        np.square(directions).sum() / core.n / (np.square(rows @ directions.T).sum() / count)
+    )
     return MatrixOperator(torch.from_numpy(rows), (count,))
 
 
