@@ -301,7 +301,7 @@ def pickle_of_an_endless_array(folder: Path, canary: Path) -> Path:
 crafted("emulator", "not a pickle of arrays, or a truncated one", "pickle_of_an_endless_number")(
     lambda folder, _: pickle_of(folder, b"L" + b"9" * 10**6 + b"L\n.")
 )
-crafted("emulator", r"its pickle makes more than 26\d,\d+ objects", "pickle_of_very_many_lists")(
+crafted("emulator", "the file holds a list, no emulator that is known", "pickle_of_very_many_lists")(
     lambda folder, _: pickle_of(folder, b"(" + b"]" * 400_000 + b"l.")
 )
 

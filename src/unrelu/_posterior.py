@@ -81,9 +81,9 @@ def posterior(
 
     Returns:
         A :class:`~unrelu.sampling.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
-        and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood. And at
-        most 2% of the posterior was overlooked: it lies at optima of further descents that no draw is near, or in modes
-        that so few descents reached that another search would miss them.
+        and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood. At
+        most 2% of the posterior may be overlooked: at optima of further descents without draws nearby, or in modes that
+        another search would probably miss.
 
     Raises:
         InputError: no noise is stated, or it has no density.

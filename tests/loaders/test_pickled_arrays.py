@@ -144,6 +144,8 @@ FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arr
         (Runs, FOREIGN + "'tests.loaders.test_pickled_arrays.Runs'"),
         (complex(1, 2), FOREIGN + "'.*complex'"),
         (slice(1), FOREIGN),
+        ({1.5: 2}, "a dictionary with a key of type float"),
+        ({(1, 2): 2}, "a dictionary with a key of type tuple"),
         (np.zeros(2, dtype=[("a", "f4")]), "holds an array with entries of type 'V4'"),
         (np.datetime64("2020-01-01"), "holds an array with entries of type 'M8'"),
         (np.array([[None, 1]], dtype=object), FOREIGN + "'an array of objects'"),
@@ -253,3 +255,17 @@ def test_a_checkpoint_of_pytorch_is_named(tmp_path, zipped):
     torch.save({"0.weight": torch.zeros(3, 2)}, tmp_path / "net.pkl", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ModelFileError, match=r"net\.pkl: it is a checkpoint of PyTorch; give it a name that ends in "):
         unrelu.load(tmp_path / "net.pkl")
+
+
+def test_an_array_is_made_once_and_never_written_to():
+    """NumPy frees the entries of an array that gets others, whoever refers to them."""
+    content = pickle.dumps(array((1,), DOUBLE, False, bytes(8)), 2)
+    state = pickle.dumps((1, (1,), DOUBLE, False, bytes(8)), 2)[2:-1]
+    for more in (state + b"b", b"K\x00K\x01s"):
+        with pytest.raises(ModelFileError):
+            read(content[:-1] + more + b".")
+
+
+def test_keys_that_take_forever_to_hash_are_refused():
+    with pytest.raises(ModelFileError, match="a key of type tuple"):
+        read(b"\x80\x02})" + b"2\x86" * 60 + b"Ns.")

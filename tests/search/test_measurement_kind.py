@@ -111,3 +111,12 @@ def test_a_hidden_part_of_a_nonlinear_measurement_is_hidden_at_random():
     canonical = MeasurementKind.of(problem).canonical(problem)
     assert (canonical.seen(canonical.count).sum(axis=1) == 7).all()
     assert not (canonical.seen(canonical.count) == shown).all()
+
+
+def test_a_nonlinear_measurement_of_other_length_has_weights():
+    network = random_network((3, 6, 12), bias=True)
+    noise = unrelu.Gaussian(np.linspace(0.1, 0.5, 6))
+    problem = Problem.build(network, np.ones((1, 6)), operator=lambda x: x[:, :6].square(), noise=noise).equilibrated()
+    canonical = MeasurementKind.of(problem).canonical(problem)
+    assert canonical.m == 6
+    assert (canonical.seen(canonical.count).sum(axis=1) == 6).all()

@@ -1,4 +1,4 @@
-"""Zarr stores that strangers made: nothing outside of them is read, and no chunk may hold more than is allowed."""
+"""Zarr stores of strangers: nothing outside of them is read, and chunks of a stated size beyond a limit are refused."""
 
 from __future__ import annotations
 

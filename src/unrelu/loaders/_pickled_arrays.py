@@ -12,7 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar, NoReturn
@@ -34,6 +34,11 @@ _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
+# Opcodes that no honest file of arrays has.
+_LEFT_OUT = b"".join((
+    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+))  # fmt: skip
 # How PyTorch names a function or class that it refuses.
 _REFUSED = re.compile(r"(?:GLOBAL|function) (\S+)")
 _FOREIGN = (
@@ -136,6 +141,9 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
     """
 
     stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="latin1")
@@ -150,7 +158,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
             "jax._src.array._reconstruct_array": lambda made, given, state, *_: self._completed(made(*given), state),
             "_codecs.encode": self._latin,
             "__builtin__.bytes": lambda: b"",
-            "collections.OrderedDict": dict,
+            "collections.OrderedDict": lambda items=(): self._filled({}, [each for item in items for each in item]),
             "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
             "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
         }
@@ -160,12 +168,31 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
         path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
         return self._functions[path] if path in self._functions else self._refuse(path)
 
-    def load_build(self) -> None:
-        """Carry out BUILD without any ``__setstate__``."""
+    def _build(self) -> None:
         state = self.stack.pop()
         self._completed(self.stack[-1], state)
 
-    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # noqa: SLF001
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.append(self._filled({}, items))
+
+    def _setitem(self) -> None:
+        pair, self.stack[-2:] = self.stack[-2:], []
+        self._filled(self.stack[-1], pair)
+
+    def _setitems(self) -> None:
+        items = self.pop_mark()
+        self._filled(self.stack[-1], items)
+
+    def _bytearray(self) -> None:
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))  # no more than the file holds
+
+    # Without sets, buffers from outside, and what other code has registered.
+    dispatch: ClassVar[Any] = {
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT},  # noqa: SLF001
+        pickle.BUILD[0]: _build, pickle.DICT[0]: _dict, pickle.SETITEM[0]: _setitem, pickle.SETITEMS[0]: _setitems,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }  # fmt: skip
 
     def _refuse(self, what: str) -> NoReturn:
         raise ModelFileError(_FOREIGN.format(what[:80], _SAVE_ARRAYS))
@@ -179,13 +206,14 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
         if self._left < 0:
             raise InputError("its arrays take more than twice the bytes of the file: it is damaged")
 
-    def _array(self, entries: Any, kind: Any, shape: Any, order: Any = "C", target: Any = None) -> Any:
+    def _array(self, entries: Any, kind: Any, shape: Any, order: Any = "C", *, target: Any = None) -> Any:
         """The array of these bytes, which have to be as many as shape and type state; or of the objects in a list."""
         if not isinstance(kind, _EntryType) or type(shape) is not tuple or any(type(n) is not int for n in shape):
             raise ValueError("an array without shape and type of its entries")
         if kind.dtype.hasobject:
             if len(shape) > 1 or type(entries) is not list or len(entries) != math.prod(shape):
                 self._refuse("an array of objects")
+            self._spend(len(entries))
         else:
             check_array(shape, kind.dtype, "an array")
             if (stated := math.prod(shape) * kind.dtype.itemsize) != len(entries):
@@ -205,8 +233,21 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
         if isinstance(target, _EntryType):
             target.dtype = target.dtype.newbyteorder(state[1])
         elif isinstance(target, np.ndarray):
+            if target.shape != (0,):  # NumPy frees entries that something else may refer to
+                raise ValueError("an array is made twice")
             _, shape, kind, fortran, entries = state
-            self._array(entries, kind, shape, "F" if fortran else "C", target)
+            self._array(entries, kind, shape, "F" if fortran else "C", target=target)
         elif type(target) is not dict:  # those of PyTorch have attributes, the versions of modules
             self._refuse(type(target).__name__)
         return target
+
+    def _filled(self, held: Any, items: list[Any]) -> Any:
+        """Keys are text and numbers: others may take forever to hash."""
+        self._spend(len(items) // 2)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(held) is not dict or type(key) not in (str, int):
+                raise ModelFileError(
+                    f"the file holds a dictionary with a key of type {type(key).__name__}; {_SAVE_ARRAYS}"
+                )
+            held[key] = value
+        return held

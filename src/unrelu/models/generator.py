@@ -114,9 +114,10 @@ class Generator(ABC):
         This is the one cache of what follows from a generator: itself on a device or in other units, samples. It must
         depend on nothing but the generator and the key. It is neither copied nor pickled.
         """
-        if what not in self._kept or self._kept[what][0] != key:
-            self._kept[what] = key, make()
-        return cast(Kept, self._kept[what][1])
+        held = self._kept.get(what)
+        if held is None or held[0] != key:
+            held = self._kept[what] = key, make()  # another thread may keep another key meanwhile
+        return cast(Kept, held[1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}

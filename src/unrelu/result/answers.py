@@ -218,7 +218,7 @@ class Answers:
         return dict(zip(names.parameter_names, columns if columns.ndim > 1 else columns.tolist(), strict=True))
 
     def save(self, path: str | Path) -> None:
-        """Write a ``.npz`` file, which :func:`unrelu.load_result` or :func:`unrelu.load_posterior` reads and verifies.
+        """Write a ``.npz`` file, which :func:`unrelu.load_result` or :func:`unrelu.load_posterior` reads.
 
         The file contains codes, reconstructions and the verdict, or draws with their log-likelihoods and modes; y,
         noise, bounds, prior, operator, options, the version, the network's fingerprint and a digest. Nothing is

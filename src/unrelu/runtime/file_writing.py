@@ -100,11 +100,12 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
     """Wait until no other process works on the file, or until ``stopped``. Do not wait where it cannot be made."""
     with ExitStack() as stack:
+        file = None
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("ab"))
-            while not _lock(file.fileno()) and not stopped():
-                time.sleep(0.05)
+        while file and not _lock(file.fileno()) and not stopped():
+            time.sleep(0.05)
         yield
         with suppress(OSError):
             if not path.stat().st_size:  # nothing was written

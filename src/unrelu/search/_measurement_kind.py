@@ -10,8 +10,8 @@ their weights differ, and how much they tell of the code, all in steps of a quar
 - A nonlinear measurement is a kind of its own: the canonical one is itself, with random masks if entries are hidden.
   So is any other than masks if the noise is a likelihood, which may have a parameter for each entry.
 
-Squared weights :math:`w^2` of n values are log-normal in a canonical measurement, with the same effective sample size
-:math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`, :math:`\log w^2 \sim N(0, s^2)`. Random masks and matrices are
+Squared weights :math:`w^2` of n values are log-normal in a canonical measurement, :math:`\log w^2 \sim N(0, s^2)`, with
+about the same effective sample size :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`. Random masks and matrices are
 tilted until they tell as much as the kind does. To tell less, they measure what varies together. To tell more, they
 measure the directions in which outputs vary least (leverage scores, whitening).
 
@@ -85,10 +85,11 @@ class MeasurementKind:
             core = IdentityOperator(problem.network.output_shape)
         if self.values is None:
             return core
-        model, draw = SampleCache.of(problem).model.measured_by(core)[0], _masks
+        samples = SampleCache.of(problem).model
+        model, draw = samples.measured_by(core)[0], _masks
         count, most = round(_STEP**self.values), core.m
         if self.measured == "matrix":
-            model, draw, most = SampleCache.of(problem).model, _matrix, max(1, DENSE_NUMBERS // core.n)
+            model, draw, most = samples, _matrix, max(1, DENSE_NUMBERS // core.n)
         count = min(max(count, 1), most)
         # The quantiles of weights, the largest first.
         weights = np.exp(ndtri((np.arange(count)[::-1] + 0.5) / count) * math.sqrt(self.spread * math.log(_STEP)) / 2)
@@ -97,7 +98,7 @@ class MeasurementKind:
             """Of the measurements that are drawn, those that tell nearest to enough; by how much too much, in steps."""
             rng = stream("canonical measurements", str(self))
             drawn = draw(model, core, weights, tilt, rng)
-            excess = _logarithms(model.information(model.measured_by(drawn)[1], count)) - self.information
+            excess = _logarithms(model.information(samples.measured_by(drawn)[1], count)) - self.information
             nearest = np.argsort(np.abs(excess), kind="stable")[: max(1, len(excess) // _OF)]
             return drawn.take(np.sort(nearest)), float(excess[nearest].mean())
 

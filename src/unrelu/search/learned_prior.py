@@ -299,7 +299,7 @@ class LearnedConfidence:
         return [NoiseLevel(int(n), max(0, int(m)) if stated else None) for n, m, stated in steps]
 
     def _prior(self, level: NoiseLevel, search: JointSearch) -> Prior:
-        """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
+        """The prior for a level of noise: kept with the generator, or in a file, or learned now; else a flat one."""
         known: dict[str, Prior] = self.problem.learned
         name = self.name(level)
         if search.rule.short:
