@@ -165,6 +165,7 @@ def main() -> None:
         "means": float(np.abs((drawn[0].mean - drawn[1].mean) / drawn[0].std).max()),
     }  # fmt: skip
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
+    document["learned together"] = there.learned is net.learned
     document["priors"] = [
         LearnedConfidence(Problem.build(each, net(code))).name(NoiseLevel(-2, 0)) for each in (net, there)
     ]

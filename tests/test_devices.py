@@ -149,6 +149,7 @@ def test_results_are_saved_and_loaded_without_the_device(seen):
     assert seen["priors"][0] != seen["priors"][1], "it is searched in another way there"
     assert "computed on second:0" in seen["printed"]
     assert seen["cached"]
+    assert seen["learned together"]
 
 
 # --- where there is a GPU ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.host import computing
-from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, keep, simulated
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
 _FEWEST, _FOLDS = 20, 10
@@ -96,12 +96,14 @@ def calibrate(
             network, np.zeros((observations, *measured.shape)), operator=measured, bounds=box.ends, noise=stated,
             norm="l2", scale="none", seed=seed,
         ).equilibrated()  # fmt: skip
-        level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
+        confidence = LearnedConfidence(problem)
+        level = confidence.levels(np.zeros(problem.size), np.arange(problem.size))[0]
         learned = Simulation(*simulated(problem, level, observations, 1 + seed))
-        keep(problem, level, learned.prior())
+        problem.learned[confidence.name(level)] = learned.prior()
         if problem.noise.likelihood is None:  # without stated noise, too
             unstated = NoiseLevel(level.noise, None)
-            keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
+            simulation = Simulation(*simulated(problem, unstated, observations, 1 + seed))
+            problem.learned[confidence.name(unstated)] = simulation.prior()
         return _judged(learned)
 
 

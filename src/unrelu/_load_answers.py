@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unrelu.diagnostics.distinct_optima import distinct_optima
-from unrelu.errors import InputError
-from unrelu.models.generator import Generator, as_generator
-from unrelu.models.network import small
+from unrelu.models.generator import Generator
 from unrelu.result import Inversion
 from unrelu.result.result_file import read_result_file
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit
+from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import computing
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.posterior_file import read_posterior_file
 
 
+@computing(one_thread=True)
 def load_result(
     path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
 ) -> Inversion:
@@ -50,11 +46,11 @@ def load_result(
     ...     unrelu.load_result(path, net)
     <Inversion: one observation, EXACT_FIT, success>
     """
-    with _opened(path, network, max_bytes, "result") as file:
-        found = read_result_file(file, max_bytes, network, operator)
-        return Inversion(**found, find_optima=distinct_optima).shaped()
+    found = read_result_file(path, max_bytes, network, operator)
+    return Inversion(**found, find_optima=distinct_optima).shaped()
 
 
+@computing(one_thread=True)
 def load_posterior(
     path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
 ) -> Posterior:
@@ -79,15 +75,4 @@ def load_posterior(
     ...     unrelu.load_posterior(path, net)
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
     """
-    with _opened(path, network, max_bytes, "posterior") as file:
-        return Posterior(**read_posterior_file(file, max_bytes, network, operator))
-
-
-@contextmanager
-def _opened(path: object, network: Generator | None, max_bytes: object, kind: str) -> Iterator[Path]:
-    """Check the arguments and yield the path, within the settings for our computations."""
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"a {kind} is loaded by the path of its file, got {type(path).__name__}")
-    check_limit(max_bytes)
-    with computing(one_thread=network is None or small(as_generator(network))):
-        yield Path(path)
+    return Posterior(**read_posterior_file(path, max_bytes, network, operator))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, judged_again
+from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, diagnosed
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
@@ -175,4 +175,5 @@ def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
     z = np.full((problem.size, problem.network.latent_dim), np.nan)
     for i, codes in enumerate(best):
         z[i] = codes[0] if len(codes) else np.nan
-    return np.asarray(judged_again(Inversion.of(problem, z, method="posterior")).p_value)
+    own = problem.equilibrated()
+    return np.asarray(diagnosed(Inversion.of(own, own.units.coordinates(z), method="posterior")).p_value)

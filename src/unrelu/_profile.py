@@ -255,7 +255,7 @@ def profile(
             break
         grid.search(at)
     for at in reversed(grid.order()):
-        if not stopped and not grid.sure(at):
+        if not stopped and not grid.found[at].confidence >= CONFIDENT:
             grid.descend(at)
     lowest = min(grid.found.values(), key=lambda found: float(found.fun), default=best)
     if lowest.fun < (1 - LOCAL_OPTIMUM) * best.fun and not stopped:
@@ -323,14 +323,9 @@ class _Grid:
         self.found[at] = self._solved(at, start)
         self._first = self._first or self.found[at].problem.equilibrated()
 
-    def sure(self, at: tuple[int, ...]) -> bool:
-        """Whether the search of the point is sure that no code is better."""
-        return at in self.found and bool(self.found[at].confidence >= CONFIDENT)
-
     def descend(self, at: tuple[int, ...]) -> None:
         """Descend from the codes of the neighbours, and keep what is better; its confidence is not known."""
-        near = [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]
-        for other in near if at in self.found else ():
+        for other in [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]:
             tried = self._solved(at, self.found[other], rounds=0)
             if tried.fun < (1 - LOCAL_OPTIMUM) * self.found[at].fun:
                 self.found[at] = tried

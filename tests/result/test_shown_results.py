@@ -276,3 +276,12 @@ def test_noise_that_is_stated_in_another_unit_is_noticed(noise, said):
     result = Inversion.of(Problem.build(NET, y, noise=noise), z, method="mine")
     assert result.success.all()
     assert ["in another unit" in message for message in result.message] == [said, said]
+
+
+def test_a_share_that_is_not_known_is_a_dash():
+    r = unrelu.invert(
+        NET,
+        np.ones((2, NET.output_dim)),
+        lambda problem: unrelu.Inversion.of(problem, np.full((2, NET.latent_dim), np.nan), method="none"),
+    )
+    assert "nan" not in str(r)

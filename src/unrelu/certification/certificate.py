@@ -31,7 +31,7 @@ from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, write_archive
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit
+from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
@@ -251,8 +251,7 @@ class Certificate:
             InputError: the file does not exist, is damaged or no certificate, or is larger than ``max_bytes``.
             OptionError: ``max_bytes`` is not a number of bytes.
         """
-        check_limit(max_bytes)
-        return cls(**read_archive(Path(path), "certificate", max_bytes, fields_of))
+        return cls(**read_archive(path, "certificate", max_bytes, fields_of))
 
 
 # --- verification: statements that do not follow ----------------------------------------------------------------------

@@ -21,12 +21,6 @@ from unrelu.runtime.array_types import Array, Flags, Index
 BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
-def judged_again(result: Inversion) -> Inversion:
-    """Compute the verdict of a batch again, from its codes and the statuses with which the method ended."""
-    stated, problem = result.problem, result.problem.equilibrated()
-    return diagnosed(with_codes(result, problem, problem.units.coordinates(result.z))).in_units_of(stated)
-
-
 def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
     """The result with other codes, whose verdict is computed from them."""
     judged = Inversion.of(

@@ -30,8 +30,6 @@ _SAVE_TENSORS = (
 )
 # The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
 _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-# The most bytes of a checkpoint's pickle, which is beside its tensors, whatever a user allows.
-_OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
 # Opcodes that no honest file of arrays has.
@@ -110,8 +108,6 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
                     f"else {_SAVE_TENSORS}"
                 )
             check_members(members.values(), file, size, max_bytes)
-            if max(info.file_size for name, info in members.items() if name.endswith("data.pkl")) > _OBJECTS:
-                raise InputError(f"its pickle has more than {shown_size(_OBJECTS)}; {_SAVE_TENSORS}")
         stream.seek(0)
         try:
             with warnings.catch_warnings(action="ignore"):  # of old forms of files

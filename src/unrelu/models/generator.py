@@ -447,7 +447,13 @@ def placed(network: object, device: torch.device | str | None) -> Generator:
     found = as_generator(network)
     if device is None or (place := usable(device, found.dtype)) == found.device:
         return found
-    return found.once(f"on {place}", lambda: found.to(device=place))
+
+    def moved() -> Generator:
+        there = found.to(device=place)
+        vars(there.plain)["learned"] = found.plain.learned  # it names the device, and is pickled with this generator
+        return there
+
+    return found.once(f"on {place}", moved)
 
 
 def _made_of(network: object) -> str:

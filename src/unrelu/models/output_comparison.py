@@ -24,9 +24,10 @@ _MOST_WORK, _WORK_OF_NUMBER = 5 * 10**9, 100
 _LENGTHS = (0.3, 1.0, 3.0, 10.0)
 # Equal outputs in double precision may differ by this share of their size.
 EXACT = 1e-9
-# Rounding errors are estimated at so many codes, from errors that are so many times as large. They add up to at most
-# this share of an output, and this one of the largest. A repeated evaluation has a small part of them.
-_FEW, _ROUNDINGS, _MOST_ROUNDING, _ROUNDING_OF_LARGEST, _REPEATED = 40, 1000, 1e-5, 1e-12, 0.1
+# Rounding errors are estimated at 40 codes, from errors that are a thousand times as large.
+_FEW, _ROUNDINGS = 40, 1000
+# They add up to at most 1e-5 of an output, and 1e-12 of the largest. Between two evaluations there is a tenth of them.
+_MOST_ROUNDING, _ROUNDING_OF_LARGEST, _REPEATED = 1e-5, 1e-12, 0.1
 
 
 def difference(

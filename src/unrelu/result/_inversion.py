@@ -340,7 +340,7 @@ class Inversion(JudgedCodes):
 
     def _explained_shares(self) -> Array:
         """The share of |y|^2 that each code explains, (B,)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             unexplained = np.square(self._differences("l2")) / np.square(self.problem.y).sum(axis=1)
         return np.asarray(np.maximum(1 - unexplained, 0.0))
 

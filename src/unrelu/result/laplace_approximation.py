@@ -57,8 +57,8 @@ from unrelu.thresholds import COVERAGE_SHORTFALL
 _RANK = 1e-10
 # The probabilities of the ellipsoids whose shares of the posterior are estimated; the first is that of one deviation.
 LEVELS = (0.6827, 0.9, 0.99, 0.9999)
-# Draws, the deviations of normal distributions from which their coordinates are, and how many Newton steps lead them
-# back. Of k coordinates one is from the wider ones on average. Chosen on the emulators of COVERAGE_SHORTFALL.
+# The number of draws, the deviations of the normal mixture of each coordinate, and the number of Newton steps back. On
+# average, one of k coordinates is from the wider ones. Chosen on the emulators of COVERAGE_SHORTFALL.
 _DRAWS, _DEVIATIONS, _STEPS = 256, np.array([1.0, 2.5, 6.0, 15.0]), 2
 # Null vectors are known to about this: eps / 1e-10. What moves less along them counts as not moved.
 _ROUNDING = 1e-6
@@ -175,7 +175,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     exact = normal.network.to(torch.float64, "cpu")
     decrement, shares, levels = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan), np.array(LEVELS)
     for i in np.flatnonzero(np.isfinite(t).all(axis=1)):
-        # Of slopes that are not finite, nothing is known; codes far away may have outputs that overflow.
+        # Nothing is known where slopes are not finite; codes far away may have outputs that overflow.
         with suppress(np.linalg.LinAlgError), np.errstate(over="ignore", invalid="ignore"):
             region = _Region(normal.part(np.array([i])), exact, t[i])
             covariance[i], of_outputs[i] = 0.0, region.deviations()

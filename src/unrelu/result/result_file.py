@@ -23,7 +23,7 @@ from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.working_units import searched
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator
+from unrelu.models.generator import Generator, as_generator
 from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.problem import Problem
@@ -33,6 +33,7 @@ from unrelu.result.status import ending_of
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
 Columns = Mapping[str, tuple[Any, float, float]]
@@ -75,17 +76,12 @@ class AbsentGenerator(Generator):
     __call__ = outputs = forward = linearize = to = _missing
 
 
-def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
-    """The arrays, texts and numbers of a problem, by name.
-
-    Args:
-        problem: the problem.
-        outputs: G(z) of a code for each observation, (B, *output_shape), at which an operator that is code is kept.
-    """
+def problem_arrays(problem: Problem) -> dict[str, Any]:
+    """The arrays, texts and numbers of a problem, by name."""
     single, problem = problem.single, problem.stated
     network, operator = problem.network, problem.operator
     kept = operator.saved()
-    code, arrays = kept is None, {"measured": problem.mean_of(outputs)} if kept is None else kept
+    code, arrays = kept is None, {"measured": _measured(operator, len(problem.y))} if kept is None else kept
     table: dict[str, Any] = {
         "problem.norm": str(problem.stated_loss or problem.norm),
         "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": single,
@@ -106,6 +102,11 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "bounds": None if bounds.none else np.stack([bounds.lower, bounds.upper]),
     }
     return table | {name: array for name, array in optional.items() if array is not None}
+
+
+def _measured(operator: Operator, size: int) -> Array:
+    """What an operator that is code measures of fixed outputs, (B, m), by which it is recognised."""
+    return operator.values(stream("fixed outputs").random((size, operator.n)))
 
 
 def noise_arrays(noise: Noise) -> dict[str, Any]:
@@ -146,12 +147,11 @@ def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size
     return found
 
 
-def read_problem(table: Table, outputs: Array, network: Generator | None, operator: Any, what: str) -> Problem:
+def read_problem(table: Table, network: Generator | None, operator: Any, what: str) -> Problem:
     """The problem in a table.
 
     Args:
         table: what a file contains, of which :func:`sizes_in` is known to be right.
-        outputs: G(z) of the codes at which an operator that is code is kept, (B, *output_shape).
         network: G, whose fingerprint is checked; None for a stand-in.
         operator: A, if it is code.
         what: what is loaded, "result" or "posterior".
@@ -168,7 +168,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         network = AbsentGenerator(latent, output, dtype, known, what)
         names = Names(latent, output, nuisance_table=rows.get("network.nuisance"))
         names = names.named(texts_of(table["network.names"])) if "network.names" in table else names
-    elif (found := fingerprint(network)) != known:
+    elif (found := fingerprint(as_generator(network))) != known:
         raise InputError(
             f"the {what} was found on another network: the fingerprint of its network is {known[:12]}..., that of this "
             f"one ({network.latent_dim} -> {network.output_dim}) {found[:12]}..."
@@ -176,7 +176,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     else:
         names, network = network.names, network.plain
     box = Bounds.parse(tuple(rows["bounds"]) if "bounds" in rows else None, (k,), names)
-    measured = _operator(table, y, outputs, searched(network, box), operator, what)
+    measured = _operator(table, y, searched(network, box), operator, what)
     if measured.n != math.prod(output) or measured.seen(size).shape != y.shape or measured.count not in (0, size):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
@@ -190,7 +190,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     return problem.whitened(Normal(*rows["problem.normal"])) if "problem.normal" in rows else problem
 
 
-def _operator(table: Table, y: Array, outputs: Array, network: Generator, given: Any, what: str) -> Operator:
+def _operator(table: Table, y: Array, network: Generator, given: Any, what: str) -> Operator:
     shape, kind = shape_of(table["operator.shape"]), text_of(table["operator"])
     if given is not None and kind != _CODE:
         raise InputError(f"operator= is in the file ({kind}); leave it out")
@@ -203,9 +203,9 @@ def _operator(table: Table, y: Array, outputs: Array, network: Generator, given:
         )
     found = read_operator(given, network.output_shape, (len(y), *shape), network)
     kept = array_of(table["operator.measured"], np.float64)
-    off = np.abs(found.values(outputs.reshape(len(y), network.output_dim)) - kept)
+    off = np.abs(_measured(found, len(y)) - kept)
     if not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(kept), initial=0.0)).all():
-        raise InputError(f"operator= is not the one that the {what} was measured with: its values at the codes differ")
+        raise InputError(f"operator= is not the one that the {what} was measured with: its values differ")
     return found
 
 
@@ -233,7 +233,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
     archives.write_archive(path, "result", {
         **{name: result[name] for name in ("method", "norm", "pool")},
         "options": json.dumps(dict(result["options"]), default=str),
-        **problem_arrays(result["problem"], result["reconstruction"]), **columns,
+        **problem_arrays(result["problem"]), **columns,
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
         "restarts": np.concatenate([np.empty((0, result["problem"].network.latent_dim)), *result["restarts"]]),
@@ -241,7 +241,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
     })  # fmt: skip
 
 
-def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+def read_result_file(path: str | Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
     """Read the attributes of an ``Inversion`` from a file; check them for damage and against the network.
 
     Raises:
@@ -258,7 +258,7 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
         result[name] = np.array(texts, dtype=object)
         if len(texts) != size:
             raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
-    result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
+    result["problem"] = read_problem(table, network, operator, "result")
     result["z"] = result["z"].reshape(size, math.prod(latent))
     ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
     codes = columns_in(table, {"restarts": _ANY}, {"restarts": (sum(ends[-1:]), math.prod(latent))}, size)["restarts"]

@@ -98,18 +98,17 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 
 @contextmanager
 def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
-    """Wait until no other process works on the file, or until ``stopped``. Do not wait where it cannot be made."""
+    """Wait until no other process works on the file, ``stopped``, or ten minutes. Do not wait if it cannot be made."""
     with ExitStack() as stack:
         file = None
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("ab"))
-        while file and not _lock(file.fileno()) and not stopped():
+        for _ in range(12_000):  # not for ever: a process that is stopped keeps its lock
+            if not file or _lock(file.fileno()) or stopped():
+                break
             time.sleep(0.05)
         yield
-        with suppress(OSError):
-            if not path.stat().st_size:  # nothing was written
-                path.unlink()
 
 
 def locked(path: Path) -> bool:

@@ -50,7 +50,7 @@ def listed(texts: Sequence[str], most: int = 20) -> str:
 
 def share(part: float, whole: float = 1, digits: int = 1) -> str:
     """A percentage. It is 0% only for none and 100% only for all; otherwise "<0.1%" or ">99.9%"."""
-    if not whole:
+    if not whole or math.isnan(part):
         return _NONE
     percent, step = 100 * part / whole, 10.0**-digits
     if 0 < percent < step / 2:

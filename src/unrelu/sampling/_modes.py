@@ -11,7 +11,7 @@ from unrelu.sampling._mixture import Mixture, distances_from
 from unrelu.sampling._target import Target
 
 # Two points belong to one mode if the density on the segment between them, at so many points, is nowhere below a tenth
-# of that at the lower end. Each is compared with so many of the nearest, itself one.
+# of that at the lower end. Each is compared with so many of the nearest, itself included.
 _DIP, _POINTS, _NEIGHBOURS = float(np.log(10.0)), 9, 6
 # Optima with an energy this much above the lowest one are left out.
 FAR = 15.0

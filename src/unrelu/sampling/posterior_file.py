@@ -1,7 +1,6 @@
 """Posteriors as files: the draws with their log-likelihoods and modes, and the problem.
 
-As in the file of a result, the network is not in it but its fingerprint. The likeliest draw of each observation is kept
-with its output, at which an operator that is code is recognised.
+As in the file of a result, the network is not in it but its fingerprint.
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in
 from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
-from unrelu.runtime.array_types import Array
 from unrelu.sampling.sampled_chains import SampledChains
 
 # Arrays of a file: their types, their least and their largest numbers. Draws and codes of all observations are one
 # after the other; counts say how many belong to each.
 _ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
 _COLUMNS: Columns = {
-    "z": _ANY, "log_likelihood": (np.float64, -math.inf, math.inf), "mode": _COUNT, "best": _ANY, "likeliest": _ANY,
-    "draws": _COUNT, "modes": _COUNT,
-    "log_evidence": (np.float64, -math.inf, math.inf),
+    "z": _ANY, "best": _ANY, **dict.fromkeys(("mode", "draws", "modes"), _COUNT),
+    "log_likelihood": (np.float64, -math.inf, math.inf), "log_evidence": (np.float64, -math.inf, math.inf),
     **dict.fromkeys(("log_evidence_error", "seconds"), (np.float64, 0.0, math.inf)),
     **dict.fromkeys(("acceptance", "overlooked", "p_value"), (np.float64, 0.0, 1.0)),
 }  # fmt: skip
@@ -40,14 +37,13 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
     """Write the draws; the file appears complete or not at all.
 
     Raises:
-        InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its network.
+        InputError: the suffix is not .npz, or the folder does not exist.
         StorageError: the disk is full or cannot be written to.
     """
     k = problem.network.latent_dim
-    outputs = problem.network.outputs(_likeliest(chains, k))
     empty = SampledChains.without_draws(len(chains[0].z) if chains else 0, k)  # so that there is something to join
     table: dict[str, Any] = {
-        **problem_arrays(problem, outputs), "likeliest": outputs,
+        **problem_arrays(problem),
         **{
             name: np.concatenate([getattr(one, name) for one in (empty, *chains)], axis=axis)
             for name, axis in (("z", 1), ("log_likelihood", 1), ("mode", 1), ("best", 0))
@@ -60,7 +56,7 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
     write_archive(path, "posterior", table)
 
 
-def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+def read_posterior_file(path: str | Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
     """Read what a ``Posterior`` is made of.
 
     Raises:
@@ -70,13 +66,12 @@ def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, o
 
 
 def _restored(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
-    size, latent, output = sizes_in(table)
+    size, latent, _ = sizes_in(table)
     k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
     drawn = (len(table["z"]), counts[0])
     shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
-    shapes["likeliest"] = (size, *output)
     found = columns_in(table, _COLUMNS, shapes, size)
-    problem = read_problem(table, found["likeliest"], network, operator, "posterior")
+    problem = read_problem(table, network, operator, "posterior")
     bounds, z = problem.bounds, found["z"]
     if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
         raise ValueError("a draw is outside of the bounds, or no number")
@@ -91,10 +86,3 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> dict[st
         z, likelihood, mode, best = (part[i] for part in parts)
         chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], fixed=bounds.fixed, **numbers))
     return {"problem": problem, "chains": chains}
-
-
-def _likeliest(chains: Sequence[SampledChains], k: int) -> Array:
-    """The likeliest draw of each observation, (B, k); NaN without draws."""
-    none = np.full(k, np.nan)
-    found = [one.flat[one.log_likelihood.argmax()] if one.mode.size else none for one in chains]
-    return np.reshape(found, (len(chains), k))

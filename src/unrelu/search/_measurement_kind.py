@@ -8,7 +8,7 @@ their weights differ, and how much they tell of the code, all in steps of a quar
 - Masks and weights of outputs: the canonical ones are random masks.
 - Other linear measurements: the canonical one is a random matrix.
 - A nonlinear measurement is a kind of its own: the canonical one is itself, with random masks if entries are hidden.
-  So is any other than masks if the noise is a likelihood, which may have a parameter for each entry.
+  Under a likelihood, which may have a parameter for each entry, so is every measurement but a mask.
 
 Squared weights :math:`w^2` of n values are log-normal in a canonical measurement, :math:`\log w^2 \sim N(0, s^2)`, with
 about the same effective sample size :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`. Random masks and matrices are
@@ -43,8 +43,10 @@ from unrelu.search.sample_cache import GaussianModel, SampleCache
 _STEP = 1.25
 # Numbers below this count as so much.
 _LEAST = 1e-2
-# The most operators of a batch whose information is measured; masks that are drawn, and one of so many is canonical.
-_OPERATORS, _MASKS, _OF = 256, 64, 4
+# The most operators of a batch whose information is measured.
+_OPERATORS = 256
+# Masks that are drawn; one of four is canonical, those whose information is nearest to the kind's.
+_MASKS, _OF = 64, 4
 # Bisections of the tilt.
 _BISECTIONS = 5
 
@@ -70,7 +72,7 @@ class MeasurementKind:
         """The kind of a problem's measurements; a mean over the observations, if each has its own."""
         operator = problem.operator
         some = normalised(cycled(operator, min(operator.count, _OPERATORS)))[0]
-        core, shares, own = _without_weights(some), _squared_weights(some), problem.noise.likelihood is not None
+        (core, shares), own = _split(some), problem.noise.likelihood is not None
         values = float((shares > 0).sum(axis=1).mean())
         spread = _steps(values / float((shares.sum(axis=1) ** 2 / np.square(shares).sum(axis=1)).mean()))
         model, linear = SampleCache.of(problem).model.measured_by(some)
@@ -80,7 +82,7 @@ class MeasurementKind:
 
     def canonical(self, problem: Problem) -> Operator:
         """Measurements of this kind for the generator of a problem that has it."""
-        core = _without_weights(problem.operator)
+        core, _ = _split(problem.operator)
         if self.measured == "outputs":
             core = IdentityOperator(problem.network.output_shape)
         if self.values is None:
@@ -95,7 +97,7 @@ class MeasurementKind:
         weights = np.exp(ndtri((np.arange(count)[::-1] + 0.5) / count) * math.sqrt(self.spread * math.log(_STEP)) / 2)
 
         def tilted(tilt: float) -> tuple[Operator, float]:
-            """Of the measurements that are drawn, those that tell nearest to enough; by how much too much, in steps."""
+            """The measurements drawn whose information is nearest to the kind's, and their mean excess, in steps."""
             rng = stream("canonical measurements", str(self))
             drawn = draw(model, core, weights, tilt, rng)
             excess = _logarithms(model.information(samples.measured_by(drawn)[1], count)) - self.information
@@ -126,20 +128,13 @@ def _steps(number: float) -> int:
     return round(float(_logarithms(np.asarray(number))))
 
 
-def _without_weights(operator: Operator) -> Operator:
-    """The measurement without weights and masks."""
-    while isinstance(operator, WeightedOperator) and operator.before is None:
-        operator = operator.inner
-    return operator
-
-
-def _squared_weights(operator: Operator) -> Array:
-    """The squares of the weights of the entries, (B, m); (1, m) if all observations share them."""
+def _split(operator: Operator) -> tuple[Operator, Array]:
+    """The measurement without weights and masks, and their squares, (B, m); (1, m) if all observations share them."""
     squares = np.ones((1, operator.m))
     while isinstance(operator, WeightedOperator) and operator.before is None:
         squares = squares * np.square(operator.weight.cpu().double().numpy())
         operator = operator.inner
-    return squares
+    return operator, squares
 
 
 def _measured(core: Operator, own: bool) -> str:
@@ -183,9 +178,8 @@ def _matrix(model: GaussianModel, core: Operator, weights: Array, tilt: float, r
     gains = (deviations / np.sqrt(np.square(deviations).mean())) ** power - 1
     rows += (rows @ units.T * gains) @ units
     # Measurements are about as large as outputs.
-    rows *= weights[:, None] * np.sqrt(
-        np.square(directions).sum() / core.n / (np.square(rows @ directions.T).sum() / count)
-    )
+    size = np.square(rows @ directions.T).sum() / count
+    rows *= weights[:, None] * np.sqrt(np.square(directions).sum() / core.n / size)
     return MatrixOperator(torch.from_numpy(rows), (count,))
 
 

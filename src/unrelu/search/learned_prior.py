@@ -353,11 +353,6 @@ class LearnedConfidence:
         return replace(problem, y=nothing, operator=operator, z0=None, given=None, stated_loss=None)
 
 
-def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
-    """Use a prior for this generator, kind of measurement and level of noise from now on."""
-    problem.learned[LearnedConfidence(problem).name(level)] = prior
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
