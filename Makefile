@@ -49,7 +49,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format src studies tests scripts fuzz examples docs
 	$(BIN)/ruff check --fix src studies tests scripts fuzz examples docs
 
-## every benchmark, and its pages from the numbers (an hour on two idle cores); some of them: make bench NAMES="search certify"
+## every benchmark, and its pages from the numbers (100 minutes on two idle cores); some of them: make bench NAMES="search certify"
 bench: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench $(NAMES)
 
