@@ -7,6 +7,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from hosts import default_dtype
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from tests.opaque_modules import GENERATORS, codes
 from unrelu._invert import invert
@@ -118,7 +119,7 @@ CONSTANTS = {
     "CastLike": ([node("CastLike", ["i", "f"], ["k"])], {"i": ints(1, 2, 3, 4), "f": numbers(1)}),
     "Ceil": ([node("Ceil", ["f"], ["k"])], {"f": numbers(4)}),
     "Constant": ([node("Constant", [], ["k"], value=value(numbers(4)))], {}),
-    "Constant of floats": ([node("Constant", [], ["k"], value_floats=[1.0, 2.0, 3.0, 4.0])], {}),
+    "Constant of floats": ([node("Constant", [], ["k"], value_floats=[0.1, 0.2, 0.3, 0.4])], {}),
     "ConstantOfShape": ([node("ConstantOfShape", ["s"], ["k"], value=value(np.full(1, 0.5, np.float32)))],
                         {"s": ints(4)}),
     "ConstantOfShape of zeros": ([node("ConstantOfShape", ["s"], ["k"])], {"s": ints(4)}),
@@ -148,6 +149,8 @@ CONSTANTS = {
         {"a": TRUE, "f": numbers(4), "g": numbers(4, seed=1)}),
     "Range": ([node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["k"], to=1)],
               {"a": np.array(2), "b": np.array(10), "c": np.array(2)}),
+    "Range of floats": ([node("Range", ["a", "b", "c"], ["k"])],
+                        {"a": np.float32(0.1), "b": np.float32(0.45), "c": np.float32(0.1)}),
     "Round": ([node("Round", ["f"], ["k"])], {"f": np.float32([0.5, 1.5, -0.5, 2.4])}),
     "Sign": ([node("Sign", ["f"], ["k"])], {"f": numbers(4)}),
     "Size": ([node("Size", ["f"], ["n"]), node("Cast", ["n"], ["c"], to=1), node("Mul", ["f", "c"], ["k"])],
@@ -159,12 +162,14 @@ CONSTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("default", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_constants(tmp_path, name):
-    """They are computed in the types and the precision of the file, as ONNX Runtime does."""
+def test_constants(tmp_path, name, default):
+    """They are computed in the types and the precision of the file, as ONNX Runtime does, whatever the default is."""
     nodes, constants = CONSTANTS[name]
     path = write(tmp_path / "net.onnx", [*nodes, node("Add", ["x", "k"], ["y"])], [4], constants, opset=20)
-    check_same_as_runtime(path, atol=1e-6)
+    with default_dtype(default):
+        check_same_as_runtime(path, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning")

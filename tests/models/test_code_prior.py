@@ -178,7 +178,8 @@ def test_a_run_keeps_it(tmp_path):
     network, _, _, y = linear()
     finished = unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=PRIOR, workers=1)
     codes = finished.read("codes")
-    np.testing.assert_allclose(codes, unrelu.invert(network, y, noise="gaussian:0.3", prior=PRIOR).z, atol=1e-8)
+    # Refinement ends where f can fall by 1e-13 of itself: codes differ by sqrt(1e-13 f / curvature) at most, 1e-7 here.
+    np.testing.assert_allclose(codes, unrelu.invert(network, y, noise="gaussian:0.3", prior=PRIOR).z, atol=1e-6)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["prior"] == PRIOR.plain()
     assert finished.finished
     with pytest.raises(InputError, match=r"prior\.mean"):

@@ -91,7 +91,7 @@ def _of_entries(node: fx.Node, source: fx.Node, t: Tensor) -> Tensor:
     def argument(x: Any) -> Any:
         return value(x) if isinstance(x, fx.Node) else _row(x)
 
-    return torch.as_tensor(value(node)) + torch.zeros_like(t)
+    return torch.as_tensor(value(node), dtype=t.dtype) + torch.zeros_like(t)
 
 
 def _row(value: Any) -> Any:

@@ -331,11 +331,12 @@ def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., T
 
 
 def _constant(**value: Any) -> Tensor:
-    return torch.as_tensor(*value.values())
+    ((name, given),) = value.items()
+    return torch.as_tensor(given, dtype=torch.float32 if name in {"value_float", "value_floats"} else None)
 
 
 def _filled(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
-    fill, kind = (0.0, None) if value is None else (value.item(), value.dtype)
+    fill, kind = (0.0, torch.float32) if value is None else (value.item(), value.dtype)
     return torch.full(integers(shape), fill, dtype=kind)
 
 
@@ -374,7 +375,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Mean": lambda *inputs: sum(inputs[1:], inputs[0]) / len(inputs),
     "Min": _one_by_one(torch.minimum),
     "Mod": lambda x, n, fmod=0: (torch.fmod if fmod else torch.remainder)(x, n),
-    "Range": lambda start, end, step: torch.arange(start.item(), end.item(), step.item()),
+    "Range": lambda start, end, step: torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype),
     "ReduceL1": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 1, axes, keepdim)),
     "ReduceL2": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "ReduceMax": _reduced(torch.amax),

@@ -65,7 +65,7 @@ _EXPLAINED, _FAR = 1.5, 1e-3
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 11
+_RECIPE = 12
 # A file is no larger than that of a hundred rounds.
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
