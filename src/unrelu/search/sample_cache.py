@@ -143,7 +143,7 @@ class GaussianModel:
         r = y - operator.to(self.x.dtype, self.x.device).forward(mean_x.expand(len(y), -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
         measured = self._measured_directions(operator, len(y))
-        gram = _information_matrix(measured, measured.new_tensor(variance))
+        gram = _information_matrix(measured, torch.tensor(variance, dtype=measured.dtype).to(measured))
         solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
         right = (measured @ r[:, :, None])[:, :, 0] if operator.count else r @ measured[0].T
         mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
