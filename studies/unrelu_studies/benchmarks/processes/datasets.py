@@ -160,10 +160,10 @@ def held(pid: int) -> int:
 
 
 def _overheads(folder: Path, command: Command, noise: float) -> dict[str, Any]:
-    """Seconds of a run and of the bare loop inside it, means over the runs."""
+    """Seconds of a run and of the bare loop inside it, means over the runs after a first one, which learns."""
     size, runs = _size(command)
     path = data(folder, size, noise, command.seed)
-    pairs = [overhead(path, noise, folder / f"overhead-{i}") for i in range(runs)]
+    pairs = [overhead(path, noise, folder / f"overhead-{i}") for i in range(runs + 1)][1:]
     run, bare = map(sum, zip(*pairs, strict=True))
     return {"noise": noise, "bare": bare / runs, "run": run / runs}
 
