@@ -18,10 +18,10 @@ from tests import second_device
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.models import generator
 from unrelu.models.generator import placed
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
-from unrelu.search import sample_cache
 from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel
 
 DEVICE = second_device.NAME
@@ -97,12 +97,12 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
         "adam": (dense, "adam", {"z0": START, "max_iterations": 20, "restarts": 1}),
         "gradient_descent": (dense, "gradient_descent", {"z0": START, "max_iterations": 20}),
     }
-    found, large = {}, sample_cache._LARGE
+    found, large = {}, generator._LARGE
     for name, (net, method, options) in asked.items():
         x, operator = net(START.reshape(3, *net.latent_shape) + 0.01), options.get("operator")
         y = x @ rows.T if operator is matrix else operator(x) if callable(operator) else x
         y = np.rint(10 * y) if "counts" in name else y + ("noise" in options) * rng.uniform(-0.09, 0.09, y.shape)
-        sample_cache._LARGE = 1 if "large" in name else large  # from there on, a Jacobian counts as expensive
+        generator._LARGE = 1 if "large" in name else large  # from there on, a Jacobian counts as expensive
         here, there = (unrelu.invert(net, y, method, device=device, **options) for device in (None, DEVICE))
         found[name] = {
             "here": [s.name for s in here.status], "there": [s.name for s in there.status],

@@ -71,7 +71,7 @@ def test_codes_at_a_bound_are_found_to_the_bit(kind, monkeypatch):
     elif kind != "compiled":
         monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
     if kind == "large":
-        monkeypatch.setattr("unrelu.search.sample_cache._LARGE", 0)
+        monkeypatch.setattr("unrelu.models.generator._LARGE", 0)
     result = unrelu.invert(network, y, bounds=(LOWER, UPPER))
     assert result.success.all()
     np.testing.assert_allclose((result.z - truth) / (UPPER - LOWER), 0, atol=1e-7)

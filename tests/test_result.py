@@ -12,9 +12,12 @@ from scipy import stats
 import unrelu
 from tests.support import image_network, random_network
 from unrelu import zoo
+from unrelu.diagnostics import code_diagnostics
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Ending, Inversion, Status
+from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 8, 20), bias=True)
@@ -208,8 +211,9 @@ def test_statuses_may_differ_and_missing_codes_fit_nothing():
 
 
 def diagnosed(result, rank, freedom=(-1, -1, -1, -1), identifiable=(True, True, True, True)):
-    ranks = np.array(rank)
-    return result.with_diagnostics(ranks, np.array(freedom), np.array(identifiable), np.maximum(ranks, 0).astype(float))
+    local = LocalUniqueness(np.array(rank), np.array(freedom), np.array(identifiable))
+    used = np.maximum(local.rank, 0).astype(float)
+    return result.with_diagnostics(local.freedom, Uniqueness(lambda: local), used)
 
 
 def test_freedom_turns_an_exact_fit_into_one_of_many():
@@ -265,3 +269,18 @@ def test_codes_of_another_scale_are_named_beside_a_misfit():
         assert "times as large as y: state the scale of codes by bounds= or prior=; does not explain" in message
     bounded = unrelu.invert(net, y + 1.0, "lm", bounds=(-1e-3, 1e-3), noise="gaussian:0.01", max_iterations=1)
     assert not any("N(0, I)" in message for message in bounded.message)
+
+
+def test_the_rank_is_computed_when_it_is_asked_for(monkeypatch):
+    network = unrelu.zoo.load("mnist-relu")
+    y = network(np.zeros((2, 20))) + 0.1 * np.random.default_rng(0).standard_normal((2, 784))
+    asked = []
+    monkeypatch.setattr(code_diagnostics, "local_rank", lambda *given: asked.append(given) or local_rank(*given))
+    result = unrelu.invert(network, y, noise="gaussian:0.1")
+    again = pickle.loads(pickle.dumps(result))
+    assert not asked
+    assert result[0].rank == 20
+    assert result[1].identifiable
+    assert len(asked) == 1
+    assert again.rank.tolist() == result.rank.tolist() == [20, 20]
+    assert len(asked) == 2

@@ -101,7 +101,7 @@ def invert(
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
             installation. Observations not finished by then have their best code so far, and the status TIME_LIMIT, or
             NOISE_LEVEL if stated noise explains that code. If there is none, it is the code that a search would start
-            from, which may take some time of its own; so does the rank of the Jacobian of each code.
+            from, which may take some time of its own.
         callback: called with a :class:`~unrelu.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.

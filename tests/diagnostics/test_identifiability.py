@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import unrelu
-from tests.opaque_modules import Untraceable, made
+from tests.opaque_modules import Residual, Untraceable, made
 from tests.support import EPS, image_network, random_network, rounding
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
+from unrelu.models import generator
 
 KINDS = ("relu", "leaky_relu:0.1", "identity", "tanh")
 
@@ -271,3 +272,31 @@ def test_kinks_without_known_layers_leave_it_unknown_unless_the_other_outputs_de
     assert unrelu.identifiability(at_output, [1.0, 0.3]).identifiable
     shown = np.arange(15) < 4
     assert unrelu.identifiability(at_output, [1.0, 0.3], shown).dimension == -1
+
+
+def small_and_large(monkeypatch, module):
+    """The same generator, as it is and as one with an expensive Jacobian."""
+    network = unrelu.from_torch(module, latent_shape=(5,))
+    found = local_rank(network, (z := np.random.default_rng(0).standard_normal((3, 5))))
+    monkeypatch.setattr(generator, "_LARGE", 1)
+    return found, local_rank(network, z)
+
+
+def test_single_precision_shows_full_rank_with_a_lower_bound_of_sigma_min(monkeypatch):
+    small, large = small_and_large(monkeypatch, made(Residual))
+    assert large[0].tolist() == small[0].tolist() == [5, 5, 5]
+    assert large[1].tolist() == [0, 0, 0]
+    assert (large[2] < small[2]).all()  # else it was computed in double precision
+    assert (large[2] > 0.99 * small[2]).all()
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1e-6])
+def test_single_precision_shows_nothing_where_its_error_hides_the_smallest_singular_value(monkeypatch, smallest):
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((8, 5)))[0]
+    linear = nn.Linear(5, 8, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(turn * [1.0, 1.0, 1.0, 1.0, smallest]))
+    small, large = small_and_large(monkeypatch, linear)
+    assert large[0].tolist() == [4 + (smallest > 0)] * 3
+    for own, same in zip(small, large, strict=True):
+        np.testing.assert_array_equal(own, same)

@@ -12,7 +12,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.result import Ending, Status
-from unrelu.search import _schedules, sample_cache
+from unrelu.search import _schedules
 from unrelu.search._schedules import FEW_COORDINATES, LIMITED_MEMORY
 from unrelu.search.descents import descents_for
 from unrelu.search.joint_search import JointSearch
@@ -22,7 +22,7 @@ from unrelu.search.sample_cache import SampleCache
 @pytest.fixture
 def large(monkeypatch):
     """Every generator is a large one."""
-    monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    monkeypatch.setattr("unrelu.models.generator._LARGE", 0)
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
 
 
@@ -70,7 +70,7 @@ def test_noisy_measurements_end_as_low_as_on_small_generators(measurement, few, 
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", 0)
     expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     again = NETWORKS["dense"]()
-    monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    monkeypatch.setattr("unrelu.models.generator._LARGE", 0)
     monkeypatch.setattr("unrelu.search.descents._FEW", few)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     descents = descents_for(found.problem, SampleCache.of(found.problem), SquaredError.of(found.problem))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search import sample_cache
 from unrelu.search._schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
@@ -137,7 +136,7 @@ def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeyp
     assert chosen(network, noise="poisson") == (BatchDescents, COUNTS)
     assert chosen(image) == (BatchDescents, BATCH)
     assert chosen(network, operator=lambda x: x**2) == (BatchDescents, NONLINEAR)
-    monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    monkeypatch.setattr("unrelu.models.generator._LARGE", 0)
     assert chosen(image) == (BatchDescents, FEW_COORDINATES)
     monkeypatch.setattr("unrelu.search.descents._FEW", 1)
     assert chosen(image) == (BatchDescents, LIMITED_MEMORY)

@@ -51,9 +51,11 @@ from unrelu.diagnostics.identifiability import jacobians
 from unrelu.measurements.noise import Fit
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.result.uniqueness import Uniqueness
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import exact_model, is_expensive
+from unrelu.thresholds import CHANCE, SIGNIFICANCE
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
 # scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
@@ -90,19 +92,19 @@ class GoodnessOfFit(NamedTuple):
     shape: Array
 
 
-def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers) -> GoodnessOfFit:
+def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uniqueness) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
-    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,); k
-    or the number of observed entries if the Jacobian is too large for a rank.
+    For noise whose p-value does not depend on u, u is the rank of A J. Where a Jacobian is expensive or too large, u is
+    its upper bound, k or the number of observed entries; but the rank where the verdict could depend on the difference.
     """
     too_large, noise, prior = problem.network.too_large, problem.noise, problem.prior
-    most = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0)
-    used = (most if too_large else np.maximum(rank, 0)).astype(np.float64)
+    used = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0).astype(np.float64)
     shape = np.full((len(z), 2), np.nan)
     gaussian, expensive = noise.shaped, is_expensive(problem.network)
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
-        return GoodnessOfFit(used, shape)
+        ranked = not (too_large or (expensive and _decided(problem, z, residual, used)))
+        return GoodnessOfFit(np.maximum(uniqueness.known.rank, 0).astype(float) if ranked else used, shape)
     for part, j in free_jacobians(problem, z, _BESIDE):
         r, m = residual[part], problem.observed[part]
         variance = np.full(len(part), noise.level**2) if gaussian else None
@@ -133,6 +135,18 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
             size = np.where(noise.too_large_for(fit), noise.level, np.nan)
             shape[part, 1] = _structure(r, remaining, half, basis, size)
     return GoodnessOfFit(used, shape)
+
+
+def _decided(problem: Problem, z: Array, residual: Array, most: Array) -> bool:
+    """Whether verdicts are the same for all u from 0 to ``most``, (B,)."""
+    seen = problem.operator.seen(len(z))
+
+    def verdicts(used: Array) -> Flags:
+        if not problem.noise.stated:
+            return chance(residual, problem.y, seen, used) > CHANCE
+        return problem.p_value(problem.fit_of(problem.network.outputs(z), used)) >= SIGNIFICANCE
+
+    return bool((verdicts(np.zeros_like(most)) == verdicts(most)).all())
 
 
 def free_jacobians(problem: Problem, z: Array, beside: float = 0.0) -> Iterator[tuple[Index, Array]]:

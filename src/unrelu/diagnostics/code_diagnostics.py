@@ -15,6 +15,7 @@ from unrelu.errors import SolverError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime.array_types import Array, Flags, Index
 
 # Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
@@ -51,23 +52,32 @@ def alone_after_breakdown(
 
 
 def diagnosed(result: Inversion) -> Inversion:
-    """Judge the codes by identifiability, the dimension of the solution set and the shape of residuals too."""
+    """Judge the codes by the degrees of freedom that they use, the shape of residuals and, of exact fits, uniqueness.
+
+    The uniqueness of other codes is computed when it is asked for.
+    """
     problem = result.problem
-    k = problem.network.latent_dim
     residual = problem.residual_of(result.reconstruction)
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
-    identifiable = free == 0
-    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
-    doubtful = np.flatnonzero(fits & identifiable & (rank == k))
-    identifiable[doubtful] = _determined(result, sigma, doubtful)
-    used, shape = goodness_of_fit(problem, result.z, residual, rank)
+    uniqueness = Uniqueness(partial(_local_uniqueness, result, fits))
+    free = np.where(fits, uniqueness.known.freedom, -1) if fits.any() else np.full(problem.size, -1)
+    used, shape = goodness_of_fit(problem, result.z, residual, uniqueness)
     by_chance = None
     if not problem.noise.stated:
         by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
-    free = np.where(fits, free, -1)
     directions = None if problem.network.too_large else partial(free_jacobians, problem, result.z)
-    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, directions)
+    return result.with_diagnostics(free, uniqueness, used, shape, by_chance, directions)
+
+
+def _local_uniqueness(result: Inversion, fits: Flags) -> LocalUniqueness:
+    """What is known of other codes near each code; ``fits`` says which fit exactly, (B,)."""
+    problem = result.problem
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
+    identifiable = free == 0
+    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+    doubtful = np.flatnonzero(fits & identifiable & (rank == problem.network.latent_dim))
+    identifiable[doubtful] = _determined(result, sigma, doubtful)
+    return LocalUniqueness(rank, free, identifiable)
 
 
 def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:

@@ -33,6 +33,8 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import listed, reshaping
 
 Kept = TypeVar("Kept")
+# A generator is large if a Jacobian takes at least this many multiplications.
+_LARGE = 3 * 10**7
 
 
 class Generator(ABC):
@@ -254,6 +256,11 @@ class Generator(ABC):
         """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
         return multiplications(lambda: self.forward(codes))
+
+    @property
+    def large(self) -> bool:
+        """Whether a Jacobian, which is k forward passes, is expensive; counted, not timed."""
+        return self.latent_dim * self.work >= _LARGE
 
     @property
     def too_large(self) -> str | None:

@@ -92,7 +92,8 @@ class Inversion(JudgedCodes):
         freedom: the dimension of the set of codes near z that fit equally well, if the fit is exact and the dimension
             could be determined; else -1. At kinks it is the largest dimension over the sign patterns that
             meet there, a lower bound if there are more than 256.
-        rank: the rank of A J, J the Jacobian of G at z; -1 without a code.
+        rank: the rank of A J, J the Jacobian of G at z; -1 without a code. It and ``identifiable`` are computed when
+            the verdict needs them, or when they are asked for.
         identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.

@@ -31,8 +31,9 @@ from unrelu.result.status import (
     message_of,
     status_of,
 )
+from unrelu.result.uniqueness import Uniqueness
 from unrelu.result.verdict_text import TOO_LARGE
-from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.array_types import Array, Index, Integers
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import number
 from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
@@ -60,8 +61,7 @@ class JudgedCodes(Answers):
     seconds: Any
     method: str
     freedom: Any
-    rank: Any
-    identifiable: Any
+    uniqueness: Uniqueness
     used: Any
     problem: Problem
     ended: npt.NDArray[Any]
@@ -132,8 +132,9 @@ class JudgedCodes(Answers):
         sure[~known | ~np.isfinite(x).reshape(size, -1).all(axis=1)] = np.nan
         columns: dict[str, Any] = {
             **dict.fromkeys(("p_value", *TESTS), full(np.nan)),
-            **dict.fromkeys(("freedom", "rank"), full(-1, np.int64)),
-            **dict.fromkeys(("success", "identifiable"), full(False, np.bool_)),
+            "freedom": full(-1, np.int64),
+            "success": full(False, np.bool_),
+            "uniqueness": Uniqueness.unknown(size),
             "seconds": full(problem.control.elapsed() / size if seconds is None else seconds),
             "message": np.array([meaning_of(end) for end in ends], dtype=object),
             "fun": problem.objective_of(problem.residual_of(x), z, norm),
@@ -147,9 +148,8 @@ class JudgedCodes(Answers):
 
     def with_diagnostics(
         self,
-        rank: Integers,
         freedom: Integers,
-        identifiable: Flags,
+        uniqueness: Uniqueness,
         used: Array,
         shape: Array | None = None,
         chance: Array | None = None,
@@ -158,16 +158,15 @@ class JudgedCodes(Answers):
         """Judge the same codes with further diagnostics.
 
         Args:
-            rank: the rank of A J at each code, (B,); -1 without a code.
             freedom: the dimension of the solution set of each exact fit, (B,); -1 if unknown.
-            identifiable: whether each code is identifiable, (B,).
+            uniqueness: the rank of A J at each code, and whether it is identifiable.
             used: the degrees of freedom that the fit used up, (B,).
             shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN for no test.
             chance: without stated noise, the probability that white noise is explained as well as y, (B,).
             jacobians: yields Jacobians of A G, for noise whose p-value depends on them
                 (:class:`~unrelu.measurements.Fit`).
         """
-        known = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
+        known = replace(self, freedom=freedom, uniqueness=uniqueness)
         return known.judged(self.problem.fit_of(self.reconstruction, used, jacobians), shape, chance)
 
     def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Self:
@@ -233,6 +232,16 @@ class JudgedCodes(Answers):
         """One :class:`Status` for each observation: how it ended, and what to do next."""
         return np.frompyfunc(status_of, 1, 1)(self.verdict)
 
+    @property
+    def rank(self) -> Any:
+        """The rank of A J, J the Jacobian of G at z, computed when it is asked for; -1 without a code."""
+        return self._each(self.uniqueness.known.rank)
+
+    @property
+    def identifiable(self) -> Any:
+        """Whether no other code near z has the same A G(z), computed when it is asked for."""
+        return self._each(self.uniqueness.known.identifiable)
+
     # --- on the way to the caller -------------------------------------------------------------------------------------
 
     def measured_in(self, norm: str) -> Self:
@@ -256,9 +265,12 @@ class JudgedCodes(Answers):
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:
         """Join the results of the observations of a batch, in order."""
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in _PER_OBSERVATION
+            if name != "uniqueness"
         }
-        return replace(parts[0], problem=problem, **columns)
+        uniqueness = Uniqueness.joined([part.uniqueness for part in parts])
+        return replace(parts[0], problem=problem, uniqueness=uniqueness, **columns)
 
     @classmethod
     def failed(cls, problem: Problem, method: str, why: str) -> Self:
@@ -289,7 +301,7 @@ class JudgedCodes(Answers):
 
     def batched(self) -> dict[str, Any]:
         """The attributes with an entry for each observation, with a batch axis."""
-        columns = {name: getattr(self, name) for name in (*_SHOWN, "status")}
+        columns = {name: getattr(self, name) for name in (*_SHOWN, "rank", "identifiable", "status")}
         if self.problem.single:
             texts = ("verdict", "message", "status")
             columns = {name: np.array([value], object if name in texts else None) for name, value in columns.items()}
@@ -318,4 +330,4 @@ def _scale_hint(problem: Problem, i: int) -> str:
 _PER_OBSERVATION = [
     f.name for f in fields(JudgedCodes) if f.name not in ("method", "problem", "options", "find_optima", "norm", "pool")
 ]
-_SHOWN = [name for name in _PER_OBSERVATION if name not in ("ended", "restarts")]
+_SHOWN = [name for name in _PER_OBSERVATION if name not in ("ended", "restarts", "uniqueness")]

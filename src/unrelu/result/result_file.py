@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.residual_tests import TESTS
 from unrelu.result.status import ending_of
+from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array
@@ -263,5 +265,7 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
     ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
     codes = columns_in(table, {"restarts": _ANY}, {"restarts": (sum(ends[-1:]), math.prod(latent))}, size)["restarts"]
     result["restarts"] = np.fromiter(np.split(codes, ends), object, size)
+    local = result.pop("rank"), result["freedom"], result.pop("identifiable")
+    result["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))
     result["options"], result["method"] = dict(json.loads(text_of(table["options"]))), text_of(table["method"])
     return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}

@@ -23,8 +23,6 @@ from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream, torch_stream
 
-# A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
-_LARGE = 3 * 10**7
 # From so many on, a verdict does without a Jacobian in double precision.
 _EXPENSIVE = 10**9
 # The number of samples; fewer if their outputs exceed SAMPLE_NUMBERS entries (256 MiB), or take more than _WORK
@@ -200,13 +198,13 @@ class SampleCache:
     data set would cost as much as inverting it.
 
     Attributes:
-        large: whether a Jacobian is expensive. Work is counted, not timed, so that a search gives the same bits again.
+        large: see :attr:`Generator.large`.
         fits: whether single precision works: layers and outputs stay in its range.
         model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
-        self.large = network.latent_dim * network.work >= _LARGE
+        self.large = network.large
         count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)

@@ -1,0 +1,61 @@
+"""Whether codes are unique nearby, computed when it is asked for: a Jacobian may cost more than a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from unrelu.runtime.array_types import Flags, Index, Integers
+
+
+class LocalUniqueness(NamedTuple):
+    """What is known of other codes near each code.
+
+    Attributes:
+        rank: the rank of A J at each code, (B,); -1 without a code.
+        freedom: the dimension of the set of codes with the same A G nearby, (B,); -1 if unknown.
+        identifiable: whether no other code nearby has the same A G, (B,).
+    """
+
+    rank: Integers
+    freedom: Integers
+    identifiable: Flags
+
+
+class Uniqueness:
+    """The :class:`LocalUniqueness` of codes, computed by ``compute`` once it is asked for."""
+
+    def __init__(self, compute: Callable[[], LocalUniqueness]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def known(self) -> LocalUniqueness:
+        """What ``compute`` returns."""
+        return self._compute()
+
+    def __getitem__(self, rows: Index) -> Self:
+        """That of some codes."""
+        return type(self)(partial(_taken, self, rows))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """That of the codes of all parts, in order."""
+        return cls(partial(_joined, parts))
+
+    @classmethod
+    def unknown(cls, size: int) -> Self:
+        """That of so many codes of which nothing is known."""
+        minus = np.full(size, -1, dtype=np.int64)
+        return cls(partial(LocalUniqueness, minus, minus, np.zeros(size, dtype=bool)))
+
+
+def _taken(whole: Uniqueness, rows: Index) -> LocalUniqueness:
+    rank, freedom, identifiable = whole.known
+    return LocalUniqueness(rank[rows], freedom[rows], identifiable[rows])
+
+
+def _joined(parts: Sequence[Uniqueness]) -> LocalUniqueness:
+    return LocalUniqueness(*map(np.concatenate, zip(*(part.known for part in parts), strict=True)))
