@@ -50,8 +50,8 @@ def calibrate(
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or 32 where descents are not
-    compiled. This function uses more observations and restarts.
+    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or on a large generator from 8
+    to 32, the fewer the more restarts miss the best code. This function uses more observations and restarts.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number

@@ -71,6 +71,7 @@ def test_uniqueness_is_said_of_every_rank():
         unrelu.invert(narrow, [1.0], "lm", z0=[1.0, 1.0])
     )
     assert "unknown: lm does not look for a better code" in str(unrelu.invert(NET, y + 1, "lm"))
+    assert "; it was not learned on this generator: learn=True" in str(unrelu.invert(NET, y + 1, learn=False))
 
 
 def test_without_stated_noise_the_share_that_is_explained_is_printed():

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import unrelu
+from tests.opaque_modules import Residual, made
 from tests.support import random_network
 from unrelu._calibrate import _judged
 from unrelu.measurements.additive_noise import Gaussian
@@ -24,9 +25,17 @@ from unrelu.problem import Problem
 from unrelu.runtime.archives import write_archive
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
-from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence
+from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import NOISE_STEP, LearnedConfidence, NoiseLevel, Simulation, simulated, spread_of
+from unrelu.search.learned_prior import (
+    NOISE_STEP,
+    LearnedConfidence,
+    NoiseLevel,
+    Simulation,
+    joint_prior,
+    simulated,
+    spread_of,
+)
 
 K, N, B = 3, 12, 6
 STEP = NOISE_STEP
@@ -484,3 +493,39 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
     again = unrelu.invert(network, y, noise="gaussian:0.1")
     assert list(tmp_path.rglob("*.npz"))
     assert (again.confidence > 0.95).all()  # 0.991 to 0.995 with eight seeds
+
+
+@pytest.mark.parametrize(("hard", "groups"), [(False, 4), (True, 1)])
+def test_a_large_generator_is_simulated_until_so_many_restarts_were_made(monkeypatch, hard, groups):
+    """Groups of eight: 32 observations where each first restart ends in the best code, eight where most miss it."""
+    monkeypatch.setattr("unrelu.models.generator._LARGE", 1)
+    sizes = []
+
+    class Counted(Simulation):
+        def __init__(self, problem, *given):
+            sizes.append(problem.size)
+            super().__init__(problem, *given)
+
+        def _found(self, search, observations):
+            super()._found(search, observations)
+            self.sure[:] = not hard
+            self.hopeless = hard
+            return np.ones(len(observations))
+
+    monkeypatch.setattr(learned_prior, "Simulation", Counted)
+    network = made(Residual)
+    found = unrelu.invert(unrelu.from_torch(network, (5,)), np.zeros(40), noise="gaussian:0.1")
+    assert sizes == [8] * groups
+    assert np.isfinite(found.confidence)
+
+
+def test_a_prior_of_several_simulations_is_that_of_all_their_observations():
+    problem = problem_of()
+    level = NoiseLevel(-1, 0)
+    y, z = simulated(problem, level, 16)
+    parts = [Simulation(y.part(rows), z[rows]) for rows in np.split(np.arange(16), 2)]
+    joint, last = joint_prior(parts), [max(part.ends) for part in parts]
+    assert set(joint.weights) == set(parts[0].ends) | set(parts[1].ends)
+    ends = [part.counts(rounds) for part, rounds in zip(parts, last, strict=True)]
+    counts = RestartCounts(*map(np.concatenate, zip(*ends, strict=True)))
+    np.testing.assert_array_equal(joint.weights[max(joint.weights)], learned(counts))

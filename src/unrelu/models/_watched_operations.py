@@ -34,14 +34,20 @@ def tensors(result: Any) -> list[Tensor]:
     return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
 
 
-def multiplications(function: Callable[[], Any]) -> int:
-    """The number of multiplications of a call, in matrix products and convolutions; counted, not timed."""
+def multiplications(function: Callable[[], Any], of_number: int = 0) -> int:
+    """The number of multiplications of a call, in matrix products and convolutions; counted, not timed.
+
+    Each number that another operation computes counts for ``of_number`` of them.
+    """
     total = 0
 
     def add(operation: Any, args: Any, kwargs: Any, result: Any) -> None:
         nonlocal total
         formula = flop_registry.get(operation.overloadpacket)
-        total += int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
+        if formula:
+            total += int(formula(*args, **kwargs, out_val=result)) // 2
+        elif not operation.is_view:
+            total += of_number * sum(x.numel() for x in tensors(result))
 
     with torch.no_grad(), Operations(add):
         function()

@@ -57,6 +57,11 @@ class JoinedGenerator(Generator):
         """See :attr:`Generator.work`."""
         return sum(each.work for each in self.generators)
 
+    @cached_property
+    def cost(self) -> int:
+        """See :attr:`Generator.cost`."""
+        return sum(each.cost for each in self.generators)
+
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> JoinedGenerator:
         """See :meth:`Generator.to`."""
         return self._of([each.to(dtype, device) for each in self.generators])

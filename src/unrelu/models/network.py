@@ -168,6 +168,11 @@ class Network(Generator):
         """Number of multiplications of one forward pass, from layer sizes: counting operations imports for a second."""
         return sum(step.work(layer.n_in, layer.n_out) for layer in self.layers for step in layer.affine.steps)
 
+    @property
+    def cost(self) -> int:
+        """:attr:`work`: beside its matrix products, the activations of a layer cost little."""
+        return self.work
+
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
         """See :meth:`Generator.to`."""

@@ -159,6 +159,7 @@ class Inversion(JudgedCodes):
         if none and self.method == "auto" and self.confidence < 1:
             radius = float(self.options.get("radius", RADIUS))
             reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
+        learned = bool(self.confidence == 1 or self.options.get("learn", True))
         active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
@@ -167,7 +168,7 @@ class Inversion(JudgedCodes):
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
-            ("confidence", confidence_text(self.confidence, self.method, reach)),
+            ("confidence", confidence_text(self.confidence, self.method, reach, learned)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, int((~problem.bounds.fixed).sum()))),
             ("active bounds", listed(at, _NAMED)),
             ("other optima", self._other_optima()),

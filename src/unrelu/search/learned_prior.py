@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -57,15 +58,16 @@ NOISE_STEP = 3.0
 _WHITE_SHARE = 0.3
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# The most rounds of a quick simulation.
-_QUICK_ROUNDS = 3
+# The most rounds of a quick simulation; on a large generator the number of observations that are simulated at once, and
+# the share of them whose best code the first restarts must find, so that further ones may be sure.
+_QUICK_ROUNDS, _GROUP, _HOPEFUL = 3, 8, 0.5
 # An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
 # code as long as its code with at least this probability.
 _EXPLAINED, _FAR = 1.5, 1e-3
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 12
+_RECIPE = 13
 # A file is no larger than that of a hundred rounds.
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
@@ -156,6 +158,7 @@ class Simulation:
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
         longest: the length up to which codes are compared with the best of these restarts, (B,); infinite with bounds.
         sure: the observations that were sure after some round.
+        hopeless: whether so few are, of a quick simulation on a large generator, that further rounds are not worth it.
         missed, improved, found: the observations whose restarts all missed a known code, and that are not sure; those
             of them for which perturbations of the best restart found a better code; and those of these for which it is
             the best known, (B,).
@@ -169,6 +172,7 @@ class Simulation:
     """
 
     def __init__(self, problem: Problem, truth: Array | None, quick: bool = False, radius: float = RADIUS) -> None:
+        self.hopeless = False
         judge, rounds = (self._found, _QUICK_ROUNDS) if quick else (self._sure_before, None)
         self.search = JointSearch(problem, judge, rounds=rounds, simulated=True)
         self.ends: dict[int, Array] = {}
@@ -190,7 +194,8 @@ class Simulation:
         """1 for observations of which a restart ended in the best code known, else 0."""
         self._record(1)
         self.sure = self.ends[1].min(axis=1) <= search.state.enough
-        return self.sure[observations].astype(float)
+        self.hopeless = search.large and self.sure.mean() < _HOPEFUL
+        return np.maximum(self.sure[observations], float(self.hopeless))
 
     def _sure_before(self, search: JointSearch, observations: Index) -> Array:
         """The confidence by what is learned from all these observations; 1 where they were sure a round before."""
@@ -237,13 +242,25 @@ class Simulation:
         return RestartCounts.of(ends, np.where(known, state.f, ends.min(axis=1)), state.rounding, made)
 
     def prior(self, some: Flags | slice = slice(None)) -> Prior:
-        """The prior of each round from some observations; those that ended earlier count as they ended.
+        """The prior from some observations, see :func:`joint_prior`."""
+        return joint_prior([self], some)
 
-        Of perturbations, one that finds nothing is added, and of the codes that they find, one best and one other.
-        """
-        missed, improved, found = (int(of_these[some].sum()) for of_these in (self.missed, self.improved, self.found))
-        weights = {rounds: learned(self.counts(rounds).subset(some)) for rounds in self.ends}
-        return Prior(weights, improved / (missed + 1), (found + 1) / (improved + 2))
+
+def joint_prior(simulations: Sequence[Simulation], some: Flags | slice = slice(None)) -> Prior:
+    """The prior of each round from some observations of each simulation; those that ended earlier count as they ended.
+
+    Of perturbations, one that finds nothing is added, and of the codes that they find, one best and one other.
+    """
+
+    def counts(rounds: int) -> RestartCounts:
+        each = (one.counts(max(made for made in one.ends if made <= rounds)).subset(some) for one in simulations)
+        return RestartCounts(*map(np.concatenate, zip(*each, strict=True)))
+
+    missed, improved, found = (
+        sum(int(getattr(one, name)[some].sum()) for one in simulations) for name in ("missed", "improved", "found")
+    )
+    weights = {rounds: learned(counts(rounds)) for rounds in sorted({made for one in simulations for made in one.ends})}
+    return Prior(weights, improved / (missed + 1), (found + 1) / (improved + 2))
 
 
 # --- the confidence of a user's observations --------------------------------------------------------------------------
@@ -328,7 +345,11 @@ class LearnedConfidence:
         return sha256(f"{network} {problem.network.device.type} {self._kind} {level} {options}".encode()).hexdigest()
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
-        """The prior from a simulation; None if the time limit or the callback stopped it."""
+        """The prior from simulations; None if the time limit or the callback stopped one.
+
+        On a large generator there are as many restarts as observations in the schedule, up to a group more: where each
+        ends in the best code, more observations than where many miss it, and the confidence is low anyway.
+        """
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
@@ -340,8 +361,17 @@ class LearnedConfidence:
             plan = schedule_for(problem, cache, searched_objective(problem, cache))
             problem, truth = simulated(problem, level, plan.simulated, radius=self.radius)
             quick = plan.quick and (plan.large or level.misfit == 0)  # codes of misfits do not tell the best
-            simulation = Simulation(replace(problem, control=control), truth, quick, self.radius)
-            return None if simulation.search.watch.reason else simulation.prior()
+            simulations: list[Simulation] = []
+            size, restarts = _GROUP if plan.large else plan.simulated, 0
+            for group in np.split(np.arange(plan.simulated), range(size, plan.simulated, size)):
+                if restarts + len(group) > plan.simulated or (simulations and simulations[-1].hopeless):
+                    break
+                part = problem.part(group, control)
+                simulations.append(Simulation(part, truth[group], quick, self.radius))
+                if simulations[-1].search.watch.reason:
+                    return None
+                restarts += int(simulations[-1].search.state.made.sum())
+            return joint_prior(simulations)
         finally:
             timer.cancel()
 

@@ -59,7 +59,7 @@ def fits_single(size: float) -> bool:
 
 def is_expensive(network: Generator) -> bool:
     """Whether a Jacobian in double precision costs more than the search."""
-    return network.latent_dim * network.work >= _EXPENSIVE
+    return network.latent_dim * network.cost >= _EXPENSIVE
 
 
 def _values(function: Generator | Operator, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class SampleCache:
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
         self.large = network.large
-        count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
+        count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.cost, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
