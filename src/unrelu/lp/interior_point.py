@@ -26,7 +26,7 @@ from unrelu.runtime.work_clock import now
 
 # The most steps. They end when one changes at most so many of the K heaviest rows, per unit of its length: the pivots
 # that the next one saves take less time than a factorisation.
-_STEPS, _CHANGES = 40, 20
+_STEPS, _CHANGES = 40, 16
 # Rows in the first working set for each unknown. A break point was crossed if the residual is beyond it by the second.
 _WORKING, _CROSSED = 2, 1e-9
 # Fraction of the way to the boundary that a step goes.
@@ -141,7 +141,7 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
 def _first_point(
     program: PiecewiseLinearProgram, signs: Array, at: Index, offset: Array, sign: Array
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """v inside the bounds, residuals of the rows (m,), their slacks and multipliers (1 or 2, m), and those of the bounds.
+    """v inside the bounds, residuals of the rows (m,), their slacks and multipliers (1 or 2, m), those of the bounds.
 
     The multipliers of the bounds balance A^T y + g, and are a little larger.
     """
