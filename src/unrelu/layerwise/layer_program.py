@@ -289,15 +289,16 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
     matrix, used = system.balanced, rows.two_sided
     lower, upper = system.lower * system.norms, system.upper * system.norms
     h, free = np.zeros(system.n_in), np.ones(system.n_in, dtype=bool)
-    gram, added = np.zeros((system.n_in, system.n_in), order="F"), used
+    added, gram = used, np.zeros((system.n_in, system.n_in), order="F")
     for _ in range(2):
         part, ample = matrix[used], int(used.sum()) > _AMPLE * system.n_in
-        normal = gram = blas.dsyrk(1.0, matrix[added].T, beta=1.0, c=gram, lower=1)
+        normal = gram = blas.dsyrk(1.0, matrix[added].T, beta=1.0, c=gram, lower=1, overwrite_c=1)
         ridge = (_RIDGE if ample else _LARGER_RIDGE) * float(normal.trace()) / system.n_in + 1e-300
         side = (part.T @ (rows.center[used] - part[:, ~free] @ h[~free]))[free]
         if not free.all():
             normal = normal[np.ix_(free, free)]
-        _, found, failed = lapack.dposv(normal + ridge * np.eye(len(side)), side, lower=1)
+        np.einsum("ii->i", normal)[:] += ridge
+        _, found, failed = lapack.dposv(normal, side, lower=1)
         if failed or not np.isfinite(found).all():
             break
         h[free] = found
