@@ -148,7 +148,7 @@ def _with_options(method: str, options: Mapping[str, Any]) -> Any:
     NumPy's numbers are numbers; True and False are not.
     """
     entry = METHODS[method]
-    known, hints = entry.defaults(), get_type_hints(entry.options)
+    known, hints = entry.defaults(), get_type_hints(entry.options) if options else {}
     for name, value in options.items():
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"

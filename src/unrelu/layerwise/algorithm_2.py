@@ -87,7 +87,7 @@ class _GrowingThreshold(ABC):
                     eps *= self.alpha ** math.floor(math.log(answer.objective / eps) / math.log(self.alpha))
             else:
                 error = output_error(system, target, answer.h, self.norm)
-                if best is not None and error > best[0] - ZERO * (best[0] + scale):
+                if best is not None and error >= best[0] - ZERO * (best[0] + scale):
                     break
                 best = (error, answer, eps)
             if limited := now() >= end:

@@ -59,7 +59,7 @@ class Exact:
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
         # With columns of norm 1, as LP solvers have absolute tolerances and drop coefficients below 1e-9.
         size = system.norms
-        unit = replace(system, matrix=system.balanced[0], lower=system.lower * size, upper=system.upper * size)
+        unit = replace(system, matrix=system.balanced, lower=system.lower * size, upper=system.upper * size)
         found = deepest_point(preimage(unit, target, tolerance * scale), tolerance, time_limit)
         h = system.inside(found.point / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())

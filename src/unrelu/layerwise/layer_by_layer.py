@@ -39,8 +39,8 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes outputs of an activation, so layer and measurement together are no layer.
     """
     check_observed(problem, method, last.activation)
-    chain = FoldedChain(as_chain(problem.network, method), problem.operator, problem.y)
-    systems: dict[int, LayerSystem] = {}
+    network = as_chain(problem.network, method)
+    chain, systems = FoldedChain(network, problem.operator, problem.y), {id(network.layers[-1].matrix()): last}
     found = []
     for i in range(problem.size):
         (*_, layer), values = chain.of(i)
@@ -127,7 +127,7 @@ class Layerwise:
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
-        threads = cores() if small(problem.network) else 1
+        threads = cores() if problem.size > 1 and small(problem.network) else 1
         with closing(in_threads(partial(self._timed, hidden, problem), observed, threads)) as results:
             for i, (code, status[i], nit[i], seconds[i]) in enumerate(results):
                 if code is not None:
@@ -180,8 +180,14 @@ def layer_systems(
     chain = check_invertible(network, method, largest)
     before = [None, *(layer.activation for layer in chain.layers[:-1])]
     precision = torch.finfo(network.dtype).eps
-    systems = [LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)]
-    if bounds is not None:
+
+    def made() -> list[LayerSystem]:
+        return [
+            LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)
+        ]
+
+    systems = list(chain.once("systems", made))
+    if bounds is not None and not bounds.none:
         systems[0] = replace(systems[0], lower=bounds.lower, upper=bounds.upper)
     return systems
 

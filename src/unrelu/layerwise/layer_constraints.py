@@ -111,13 +111,11 @@ class LayerSystem:
         return abs(self.matrix)
 
     @cached_property
-    def balanced(self) -> tuple[Array | sparse.csr_array, Array]:
-        """W with columns of norm 1, and the squared norms of its rows, (n,)."""
+    def balanced(self) -> Array | sparse.csr_array:
+        """W with columns of norm 1."""
         if isinstance(self.matrix, np.ndarray):
-            matrix = np.ascontiguousarray(self.matrix / self.norms)
-        else:
-            matrix = self.matrix @ sparse.diags_array(1 / self.norms)
-        return matrix, np.asarray((matrix * matrix).sum(axis=1)).ravel()
+            return np.ascontiguousarray(self.matrix / self.norms)
+        return self.matrix @ sparse.diags_array(1 / self.norms)
 
     @property
     def dense(self) -> Array:

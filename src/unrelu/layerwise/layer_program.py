@@ -127,7 +127,7 @@ def least_violation(
             size = size or float(errors.mean())
         sigma = size / unit
         make = largest_violation if norm == "linf" else sum_of_violations
-        program, output, factor = make(system.balanced[0], r / sigma, *_bounds(system, h, sigma), lo / unit, hi / unit)
+        program, output, factor = make(system.balanced, r / sigma, *_bounds(system, h, sigma), lo / unit, hi / unit)
         return _Around(program, sigma, objective, output, unit * factor)
 
     return _solved(system, rows, around, partial(prove, system, rows, norm), warm_start, now() + time_limit)
@@ -163,7 +163,7 @@ def largest_response(
         penalty = np.where(there, _PENALTY * _PENALTY_GROWTH**turn, 0.0)
         with np.errstate(over="ignore"):  # for a scale near 0, the program overflows, and no answer passes the proof
             r, bounds = r / sigma, _bounds(system, h, sigma)
-        program, output, factor = sum_of_violations(system.balanced[0], r, *bounds, lo, penalty, hard=True)
+        program, output, factor = sum_of_violations(system.balanced, r, *bounds, lo, penalty, hard=True)
         return _Around(program, sigma, math.inf, output, unit * factor, lo)
 
     def contradiction() -> Answer | None:
@@ -286,12 +286,13 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
     """
     if not takes_exchange(system):
         return one_sided_least_squares(system, rows, end)[0]
-    matrix, used = system.balanced[0], rows.two_sided
+    matrix, used = system.balanced, rows.two_sided
     lower, upper = system.lower * system.norms, system.upper * system.norms
     h, free = np.zeros(system.n_in), np.ones(system.n_in, dtype=bool)
+    added, gram = used, np.zeros((system.n_in, system.n_in), order="F")
     for _ in range(2):
         part, ample = matrix[used], int(used.sum()) > _AMPLE * system.n_in
-        normal = blas.dsyrk(1.0, part.T, lower=1)
+        normal = gram = blas.dsyrk(1.0, matrix[added].T, beta=1.0, c=gram, lower=1, overwrite_c=1)
         ridge = (_RIDGE if ample else _LARGER_RIDGE) * float(normal.trace()) / system.n_in + 1e-300
         side = (part.T @ (rows.center[used] - part[:, ~free] @ h[~free]))[free]
         if not free.all():
@@ -304,7 +305,8 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
         h, free = np.clip(h, lower, upper), free & (h >= lower) & (h <= upper)
         if (ample and free.all()) or not free.any():
             break
-        used = used | (rows.violation(matrix @ h) > 0)
+        added = (rows.violation(matrix @ h) > 0) & ~used
+        used = used | added
     return system.inside(h / system.norms)
 
 

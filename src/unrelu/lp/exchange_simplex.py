@@ -78,7 +78,7 @@ def minimise(
     """
     pivots, limit, y = 0, _PIVOTS * rows.shape[1] + _MORE_PIVOTS, np.zeros(len(lo))
     allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
-    size = np.append(np.linalg.norm(rows, axis=1), np.ones(len(column)))
+    size = np.append(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.ones(len(column)))
     if edges is None:
         basis, edges = _independent(rows, column, basis)
     while True:
@@ -155,10 +155,8 @@ def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
 
 def _inverse(matrix: Array) -> Array:
     """The transposed inverse, contiguous; NaN if the matrix is singular."""
-    try:
-        return np.asarray(np.linalg.inv(matrix.T), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        return np.full_like(matrix, np.nan)
+    factor, pivots, failed = linalg.lapack.dgetrf(matrix)
+    return np.full_like(matrix, np.nan) if failed else linalg.lapack.dgetri(factor, pivots, overwrite_lu=1)[0].T
 
 
 def compile_exchange() -> None:

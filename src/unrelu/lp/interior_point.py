@@ -6,8 +6,8 @@ r <= 0, there is no p. A bound has the pair of its distance and its multiplier.
 
 The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one K x K matrix A^T D A + bounds, in single
 precision, with 1/D = p / (hi - y) + q / (y - lo). A predictor aims at products of zero, and a corrector of second order
-at a fraction of their mean. The steps stop early, as soon as the weights D separate the rows that are active from the
-others. The exchange simplex goes on from there to the exact optimum.
+at a fraction of their mean. The steps stop early, as soon as the K rows and bounds with the largest weights D hardly
+change: near the optimum, they are the active ones. The exchange simplex goes on from there to the exact optimum.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import blas, lapack
 
 from unrelu.lp.exchange_simplex import Vertex, compile_exchange, minimise
@@ -23,9 +24,9 @@ from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.work_clock import now
 
-# The most steps. They end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where
-# pivots are cheap.
-_STEPS, _DECIDED, _DECIDED_NARROW, _NARROW = 40, 64.0, 8.0, 80
+# The most steps. They end when one changes at most so many of the K heaviest rows, per unit of its length: the pivots
+# that the next one saves take less time than a factorisation.
+_STEPS, _CHANGES = 40, 16
 # Rows in the first working set for each unknown. A break point was crossed if the residual is beyond it by the second.
 _WORKING, _CROSSED = 2, 1e-9
 # Fraction of the way to the boundary that a step goes.
@@ -86,14 +87,14 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
         The last point; the weights D of the rows times their squared norms, (N,); and the sum of multiplier / distance
         over the bounds of each unknown, (K,).
     """
-    rows, gradient, y, k = program.rows, program.gradient, program.y, len(program.v)
+    rows, gradient, y, k = program.rows.astype(np.float32), program.gradient, program.y, len(program.v)
     sizes = np.einsum("ij,ij->i", rows, rows)
     # Sides of a row, as a column; the distance of v from a bound is sign (v - bound) >= 0.
     signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
     units = program.units()
     at, offset, sign = units.column[k:], units.shift[k:], np.where(units.lo[k:] < 0, 1.0, -1.0)
-    v, slack, multiplier, distance, held = _first_point(program, signs, at, offset, sign)
-    r, first, enough = rows @ v + program.shift, 0.0, _DECIDED_NARROW if k <= _NARROW else _DECIDED
+    v, r, slack, multiplier, distance, held = _first_point(program, signs, at, offset, sign)
+    first, primal, dual, heaviest = 0.0, 0.0, 0.0, np.zeros(len(rows) + k, dtype=bool)
     for step in range(_STEPS + 1):
         weight = 1.0 / (slack / multiplier).sum(axis=0)
         barrier = np.bincount(at, held / distance, k).astype(np.float64, copy=False)
@@ -102,18 +103,20 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
         # Written so that NaN ends the steps.
         if step == _STEPS or now() > end or not total > 1e-9 * first:
             break
-        if step and _decided(weight * sizes, barrier, k) >= enough:
+        before, heaviest = heaviest, np.zeros_like(heaviest)
+        heaviest[np.argpartition(-np.append(weight * sizes, barrier), k - 1)[:k]] = True
+        if np.count_nonzero(heaviest & ~before) <= _CHANGES * min(primal, dual):
             break
         factor, failed = _factorised(rows, weight, barrier)
         if failed:
             break
         # (A^T D A + barrier) dv = A^T (D rho - y) - g + sign aim / distance, and dy = D (A dv - rho).
-        fixed = gradient + y @ rows
+        fixed = gradient + y.astype(np.float32) @ rows
         aim, aim_held = np.zeros(1), np.zeros(1)
         for phase in range(2):
             rho = (signs * aim / multiplier).sum(axis=0) - r
-            right = (weight * rho) @ rows - fixed + np.bincount(at, sign * aim_held / distance, k)
-            dv = np.asarray(lapack.spotrs(factor, right, lower=1)[0], dtype=np.float64)
+            right = (weight * rho).astype(np.float32) @ rows - fixed + np.bincount(at, sign * aim_held / distance, k)
+            dv = lapack.spotrs(factor, right, lower=1)[0]
             move = rows @ dv
             dy = weight * (move - rho)
             d_multiplier = -signs * dy
@@ -137,8 +140,8 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
 
 def _first_point(
     program: PiecewiseLinearProgram, signs: Array, at: Index, offset: Array, sign: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """v inside the bounds, slacks and multipliers of the rows, (1 or 2, m), distances and multipliers of the bounds.
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """v inside the bounds, residuals of the rows (m,), their slacks and multipliers (1 or 2, m), those of the bounds.
 
     The multipliers of the bounds balance A^T y + g, and are a little larger.
     """
@@ -147,12 +150,13 @@ def _first_point(
     v = np.minimum(np.maximum(program.v, lower + margin), upper - margin)
     # An unknown with equal bounds has no inside.
     distance = np.maximum(sign * (v[at] + offset), _LEAST)
-    slack = np.maximum(signs * (program.rows @ v + program.shift), 0.0) + _MARGIN
+    r = np.asarray(program.rows @ v + program.shift)
+    slack = np.maximum(signs * r, 0.0) + _MARGIN
     multiplier = np.stack([y - program.lo] if program.hard else [y - program.lo, program.hi - y])
     pull = y @ program.rows + program.gradient
     mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
     held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
-    return v, slack, multiplier, distance, held
+    return v, r, slack, multiplier, distance, held
 
 
 def _longest(x: Array, direction: Array) -> float:
@@ -161,10 +165,11 @@ def _longest(x: Array, direction: Array) -> float:
     return -1.0 / fall
 
 
-def _factorised(rows: Array, weight: Array, barrier: Array) -> tuple[Array, bool]:
+def _factorised(rows: npt.NDArray[np.float32], weight: Array, barrier: Array) -> tuple[Array, bool]:
     """The Cholesky factor of A^T D A + barrier without rows of negligible weight, and whether there is none."""
     used = np.flatnonzero(weight > _NEGLIGIBLE * weight.max(initial=0.0))
-    root = np.multiply(rows[used], np.sqrt(weight[used] / weight.max())[:, None], dtype=np.float32)
+    root = rows[used]
+    root *= np.sqrt(weight[used] / weight.max())[:, None]
     # The rows are in Fortran's order if transposed, so that nothing is copied.
     normal = blas.ssyrk(weight.max(), root.T, lower=1)
     diagonal = np.einsum("ii->i", normal)
@@ -172,17 +177,3 @@ def _factorised(rows: Array, weight: Array, barrier: Array) -> tuple[Array, bool
     diagonal += _RIDGE * diagonal.mean() + 1e-30
     factor, info = lapack.spotrf(normal, lower=1, clean=0, overwrite_a=1)
     return factor, info != 0 or not np.isfinite(diagonal).all()
-
-
-def _decided(scores: Array, barrier: Array, k: int) -> float:
-    """How far the k largest scores stand out: the score at rank k / 2 over that at 3 k / 2.
-
-    With fewer than 2 k rows and bounds, the second rank is halfway between k and their number.
-    """
-    scores = np.concatenate([scores, barrier])
-    count = int(np.count_nonzero(scores > 0.0))
-    if count <= k:
-        return np.inf
-    high, low = len(scores) - 1 - k // 2, len(scores) - 1 - min((3 * k) // 2, (k + count) // 2)
-    ordered = np.partition(scores, [low, high])
-    return float(ordered[high] / ordered[low])

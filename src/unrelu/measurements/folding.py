@@ -59,6 +59,8 @@ class FoldedLayer(NamedTuple):
 
     def outputs(self, index: Index | slice) -> FoldedLayer:
         """The layer with only some of its outputs, without weights."""
+        if isinstance(index, slice) and index == slice(None):
+            return self._replace(weight=None)
         return FoldedLayer(self.matrix[index], self.bias[index], self.activation.of(index))
 
     @property

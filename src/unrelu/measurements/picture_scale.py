@@ -154,7 +154,7 @@ def check_scale(
     observed = [values[i, shown[i]] for i in rows]
     share = min(max(_TRIM, 2 * trim), 0.49)
     low, bulk, high = map(float, np.median([np.quantile(y, (share, 0.25, 1 - share)) for y in observed], axis=0))
-    bottom, top = _ends_of(network.typical_outputs)
+    bottom, top = _ends_of(network)
     pictures = min(map(len, observed)) >= _ENTRIES
     made_unit, seen_unit = (_UNIT[0] <= b <= _UNIT[1] and a >= -_UNIT[1] for a, b in ((bottom, top), (low, high)))
     made_bytes, seen_bytes = (_BYTES[0] <= b <= _BYTES[1] for b in (top, high))
@@ -183,7 +183,7 @@ def scale_of(network: Generator) -> Scaling:
     Raises:
         InputError: its outputs are clearly not in [0, 1], and no activation tells their range.
     """
-    ends, (bottom, top) = _range(network), _ends_of(network.typical_outputs)
+    ends, (bottom, top) = _range(network), _ends_of(network)
     if ends is None and not (bottom >= _ABOUT_ZERO and _UNIT[0] <= top <= _UNIT[1]):
         raise InputError(
             f"outputs of the generator go from {bottom:.3g} to {top:.3g}, which is not [0, 1]: see whether its last "
@@ -212,5 +212,7 @@ def _range(network: Generator) -> tuple[float, float] | None:
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _ends_of(outputs: Array) -> tuple[float, float]:
-    return float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))
+def _ends_of(network: Generator) -> tuple[float, float]:
+    """The medians of the least and of the largest entry of typical outputs."""
+    outputs = network.typical_outputs
+    return network.once("ends", lambda: (float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))))

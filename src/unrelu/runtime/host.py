@@ -67,7 +67,8 @@ def computing(one_thread: bool = False) -> Iterator[None]:
         HostError: PyTorch cannot compute this in a forked process, or the memory is full.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # with gradients
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            stack.enter_context(torch.inference_mode(False))  # with gradients
         stack.enter_context(np.errstate(all="warn", under="ignore"))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
