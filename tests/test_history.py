@@ -174,3 +174,12 @@ def test_orders_of_chunks_workers_and_earlier_calls_change_no_column(posterior, 
     for name in ("other masks", "short", "bounds"):
         answer(network, name)
     assert run("after other calls", network, workers=1) == alone
+
+
+def test_a_function_that_writes_into_its_tensors_changes_nothing_that_is_read_later():
+    weight = torch.full((N, K), 0.3, dtype=torch.float64)
+    gate = lambda z: (u := z @ weight.T) * torch.sigmoid(u)  # noqa: E731
+    before = unrelu.from_torch(gate, latent_shape=(K,))
+    unrelu.from_torch(lambda z: torch.relu_(z @ weight.T) + z @ weight.T, latent_shape=(K,))
+    after = unrelu.from_torch(gate, latent_shape=(K,))
+    assert [[layer.activation.name for layer in each.layers] for each in (before, after)] == [["swish"]] * 2

@@ -95,16 +95,16 @@ class GoodnessOfFit(NamedTuple):
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uniqueness) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
-    For noise whose p-value does not depend on u, u is the rank of A J. Where a Jacobian is expensive or too large, u is
-    its upper bound, k or the number of observed entries; but the rank where the verdict could depend on the difference.
+    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is an upper bound of the rank of
+    A J, k or the number of observed entries; but the rank where the verdict could depend on the difference.
     """
     too_large, noise, prior = problem.network.too_large, problem.noise, problem.prior
     used = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0).astype(np.float64)
     shape = np.full((len(z), 2), np.nan)
     gaussian, expensive = noise.shaped, is_expensive(problem.network)
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
-        ranked = not (too_large or (expensive and _decided(problem, z, residual, used)))
-        return GoodnessOfFit(np.maximum(uniqueness.known.rank, 0).astype(float) if ranked else used, shape)
+        decided = too_large or _decided(problem, z, residual, used)
+        return GoodnessOfFit(used if decided else np.maximum(uniqueness.known.rank, 0).astype(float), shape)
     for part, j in free_jacobians(problem, z, _BESIDE):
         r, m = residual[part], problem.observed[part]
         variance = np.full(len(part), noise.level**2) if gaussian else None

@@ -76,7 +76,7 @@ class _NotElementwise(Exception):
 
 def _of_entries(node: fx.Node, source: fx.Node, t: Tensor) -> Tensor:
     """A node for entries t of ``source``, (p, 1): (p, 1), or (p, n) with constants of n entries."""
-    values: dict[fx.Node, Any] = {source: t}
+    values: dict[fx.Node, Any] = {source: t.clone()}  # a node may write into it
 
     def value(each: fx.Node) -> Any:
         if each not in values:
