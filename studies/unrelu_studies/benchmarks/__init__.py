@@ -11,6 +11,7 @@ from __future__ import annotations
 BENCHMARKS = {
     "layers": "layer_programs.layers",
     "first_call": "processes.first_call",
+    "cost": "processes.cost",
     "search": "searches.search",
     "certify": "proofs.certify",
     "startup": "processes.startup",
