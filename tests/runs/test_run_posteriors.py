@@ -95,7 +95,9 @@ def test_a_time_limit_leaves_what_there_was_time_for(tmp_path):
 
 
 def test_posteriors_are_in_smaller_chunks_by_default(tmp_path):
-    run = small_run(tmp_path / "out", **ASKED | {"chunk": None, "data": Y[:17]}, callback=lambda progress: True)
+    run = small_run(
+        tmp_path / "out", **ASKED | {"chunk": None, "data": np.tile(Y, (45, 1))}, callback=lambda progress: True
+    )
     assert (run.manifest["chunk"], run.done) == (16, 0)
 
 

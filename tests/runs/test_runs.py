@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
 import unrelu
-from tests.runs.small_runs import CHUNK, CODES, NETWORK, SIZE, Y, copy, recorded, results, small_run
+from tests.runs.small_runs import CHUNK, CODES, NETWORK, SIZE, WEIGHTS, Y, copy, recorded, results, small_run
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.runs.chunk_work import chunk_seed
+from unrelu.search.learned_prior import LearnedConfidence
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +404,33 @@ def test_results_that_vanish_meanwhile_are_told(tmp_path):
         small_run(tmp_path / "out", callback=callback)
 
 
+# --- chunks by default ------------------------------------------------------------------------------------------------
+
+
+def default_chunk(folder: Path, network: unrelu.Network, size: int, **options) -> int:
+    """The length that a run records, which is stopped before its first chunk."""
+    data = np.zeros((size, *network.output_shape))
+    asked = {"scale": "none", "noise": "gaussian:0.1", "workers": 1, "overwrite": True} | options
+    return unrelu.run(network, data, folder, callback=lambda progress: True, **asked).manifest["chunk"]
+
+
+def test_chunks_are_a_32nd_of_the_data_and_fewer_where_a_pass_is_long(tmp_path):
+    decoder = unrelu.from_arrays([np.ones((1000, 1000))] * 5 + [np.ones((1, 1000))])
+    assert decoder.work == 5 * 10**6 + 1000
+
+    def length(network, size, **options):
+        return default_chunk(tmp_path / "out", network, size, **options)
+
+    assert length(NETWORK, 300) == 9  # 34 chunks, four for each of eight workers
+    assert [length(NETWORK, size) for size in (1, 31, 8192, 10**5)] == [1, 1, 256, 256]
+    assert length(decoder, 300) == 5  # no chunk has more than 3e7 multiplications of a pass
+    assert length(decoder, 300, posterior=10) == 1
+    # At least as many observations as tell a noise level together, where they do.
+    assert length(decoder, 300, noise=None) == 20
+    assert [length(decoder, 300, noise=None, **alone) for alone in ({"pool": False}, {"method": "lm"})] == [5, 5]
+    assert [length(NETWORK, 300, workers=n) for n in (2, 7)] == [9, 9]
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +482,30 @@ def test_a_script_without_its_guard_is_told_what_is_missing(tmp_path):
     assert done.returncode == 1
     assert "put what it does under if __name__ == '__main__':" in done.stderr
     assert "SolverError: worker processes were killed 3 times" in done.stderr
+
+
+def learn_together(barrier, log: Path) -> None:
+    """Begin with the other worker, and write a line for everything that is learned, which then takes a while."""
+    learn = LearnedConfidence.learn
+
+    def counted(self, level, search):
+        with log.open("a") as stream:
+            stream.write(self.name(level) + "\n")
+        time.sleep(0.5)
+        return learn(self, level, search)
+
+    LearnedConfidence.learn = counted
+    barrier.wait()
+
+
+def test_two_workers_learn_what_is_to_be_learned_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path / "cache"))
+    spawned, log, network = multiprocessing.get_context("spawn"), tmp_path / "learned", unrelu.from_arrays(WEIGHTS)
+    with ProcessPoolExecutor(2, spawned, learn_together, (spawned.Barrier(2), log)) as executor:
+        run = unrelu.run(network, Y, tmp_path / "out", noise="gaussian:0.01", chunk=6, executor=executor)
+    assert len({record.worker for record in run.records.values()}) == 2
+    names = log.read_text().split()
+    assert len(names) == len(set(names)) == len(list((tmp_path / "cache" / "priors").iterdir())) > 0
 
 
 class Counting(ThreadPoolExecutor):

@@ -25,14 +25,18 @@ from unrelu.methods import METHODS, make, refuse
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
+from unrelu.result.residual_tests import FEWEST
 from unrelu.runs._manifest import manifest_of
 from unrelu.runs.chunk_work import Work
 from unrelu.runs.columns import columns_of
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.sampling.prior_transform import PriorTransform
 
-# Observations of a chunk by default, and of one with posteriors, each of which takes seconds.
-_CHUNK, _WITH_POSTERIORS = 256, 16
+# By default, the most observations of a chunk and the most multiplications of one forward pass of all of them, without
+# posteriors and with them. For each of the latter, a search took 0.04 to 1 microseconds, one with posteriors 20 to 60.
+_CHUNK, _WITH_POSTERIORS = (256, 3 * 10**7), (16, 5 * 10**5)
+# The fewest chunks of a data set, four for each of eight workers. A chunk costs 20 to 50 ms beyond its observations.
+_CHUNKS = 32
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
 
@@ -85,8 +89,18 @@ def asked(
         values, seen, _ = observations.read(0, min(_SEEN, source.size))
         scaled = scaling.apply(values, source.dtype)
         check_scale(network, scaled, seen, dtype=source.dtype, scaling=scaling, trim=errors.outliers)
-    length = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else whole_number("chunk", chunk, 1)
+    pooled = problem.tells_level and getattr(chosen, "pool", False)
+    length = _length(work, source.size, pooled) if chunk is None else whole_number("chunk", chunk, 1)
     return work, observations, manifest_of(work, observations, problem, min(length, source.size), names)
+
+
+def _length(work: Work, size: int, pooled: bool) -> int:
+    """Observations of a chunk by default: counted, not timed, so that the same run on another machine has the same.
+
+    If they tell their noise level together, they are enough for it.
+    """
+    most, budget = _WITH_POSTERIORS if work.draws else _CHUNK
+    return max(FEWEST if pooled else 1, min(most, size // _CHUNKS, budget // max(1, work.network.work)))
 
 
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
