@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from unrelu.problem import Problem
 from unrelu.search._schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
+from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.sample_cache import SampleCache, single
 
 SCHEDULES = {
@@ -27,9 +28,10 @@ SCHEDULES = {
 }
 
 
-def spent(rounds, microseconds=0.0, exact=False, noiseless=False, misfit=False, confidence=0.5):
+def spent(rounds, microseconds=0.0, exact=False, noiseless=False, misfit=False, confidence=0.5, unsure=False):
     """Of one observation."""
-    return BudgetUsed(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, misfit, confidence)))
+    parts = rounds, microseconds, exact, noiseless, misfit, confidence, unsure
+    return BudgetUsed(*(np.array([part]) for part in parts))
 
 
 def none_stands_out():
@@ -65,9 +67,9 @@ def test_what_is_sure_or_exact_is_finished_and_nothing_goes_on_for_ever(schedule
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("longer", [{}, {"noiseless": True}, {"misfit": True}], ids=str)
+@pytest.mark.parametrize("longer", [{}, {"noiseless": True}, {"misfit": True}, {"unsure": True}], ids=str)
 def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(schedule, longer):
-    budget = schedule.microseconds * math.prod(getattr(schedule, f"{why}_times") for why in longer)
+    budget = schedule.microseconds * (schedule.more if longer else 1.0)
     assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, **longer)
     if np.isinf(budget):
         return
@@ -84,6 +86,7 @@ def test_more_chains_are_made_only_where_there_is_hope_that_they_agree():
         assert goes_on(COMPILED, rounds=COMPILED.hopeless, confidence=confidence) == hope
         assert goes_on(COMPILED, rounds=COMPILED.hopeless - 1, confidence=confidence)
         assert goes_on(COMPILED, rounds=COMPILED.hopeless, confidence=confidence, stated=20)
+        assert goes_on(COMPILED, rounds=COMPILED.hopeless, confidence=confidence, unsure=True)  # of a user
 
 
 def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
@@ -140,3 +143,17 @@ def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeyp
     assert chosen(image) == (BatchDescents, FEW_COORDINATES)
     monkeypatch.setattr("unrelu.search.descents._FEW", 1)
     assert chosen(image) == (BatchDescents, LIMITED_MEMORY)
+
+
+def test_only_a_confidence_that_was_learned_makes_a_search_longer():
+    problem = Problem.build(random_network((4, 10, 30), seed=2, bias=True), np.ones((2, 30))).equilibrated()
+
+    def low(search, observations):
+        return np.full(len(observations), 0.5)
+
+    def unsure(judge, problem=problem, **options):
+        return JointSearch(problem, judge, **options).budget_used().unsure.tolist()
+
+    assert unsure(low) == [True, True]
+    assert unsure(flat_confidence) == unsure(low, simulated=True) == [False, False]
+    assert unsure(low, replace(problem, norm="linf")) == [False, False]

@@ -45,10 +45,11 @@ class Schedule:
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
         unexplained: the number of further rounds while a far better code may exist.
-        hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
+        hopeless: after this number of rounds, further ones of a simulated observation are made only at a confidence of
+            at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
-        noiseless_times, misfit_times: the factors of that budget while an exact fit may exist, and while stated noise
-            does not explain the code.
+        more: the factor of that budget while an exact fit may exist, stated noise does not explain the code, or the
+            confidence that was learned is below 0.9.
         simulated: the number of simulated observations from which the confidence is learned.
         quick: whether simulated observations, of small generators those without misfits, are finished when one restart
             ends in their best code, see :class:`~unrelu.search.learned_prior.Simulation`.
@@ -63,8 +64,7 @@ class Schedule:
     unexplained: int = 2
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
-    noiseless_times: float = 10.0
-    misfit_times: float = 1.0
+    more: float = 10.0
     simulated: int = 32
     quick: bool = True
 
@@ -77,13 +77,11 @@ class Schedule:
 # Tuned on the decoders of TUNE and the generators to tune on of ``unrelu benchmark hard``: the best codes are found
 # within the budget, and at most half of the observations of the hardest generators are left without confidence. On
 # ill-conditioned emulators an exact fit takes up to 0.4 seconds.
-COMPILED = Schedule(
-    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, misfit_times=5.0, simulated=48, quick=False
-)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, quick=False)
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks of TUNE.
 # What a longer search of misfits is worth: studies/notes/search.md, "Opaque generators in units of their own".
-BATCH = Schedule(microseconds=1.1e4, misfit_times=10.0, simulated=48)
+BATCH = Schedule(microseconds=1.1e4, simulated=48)
 # Measurements that are not linear add optima of their own, so there are more restarts, and perturbations.
 NONLINEAR = Schedule(last=5)
 # So do counts. A strongly smoothed ReLU puts out more than the exact one. To fit small counts, a descent would turn it

@@ -45,6 +45,7 @@ class BudgetUsed(NamedTuple):
         misfit: whether stated noise does not explain the code, and restarts end far apart. A far better code then
             exists if the generator made the observation.
         confidence: the probability that the code is the best.
+        unsure: whether this is low although it was learned, so that a longer search may find a better code.
     """
 
     rounds: Integers
@@ -53,6 +54,7 @@ class BudgetUsed(NamedTuple):
     noiseless: Flags
     misfit: Flags
     confidence: Array
+    unsure: Flags
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class StoppingRule:
         plan = self.schedule
         growth = _descents(used.rounds + 1) / _descents(used.rounds)
         within = used.microseconds * growth <= self._budget(used)
-        within &= (used.rounds < plan.hopeless) | used.noiseless | used.misfit | (used.confidence >= _HOPEFUL)
+        within &= (used.rounds < plan.hopeless) | self._longer(used) | (used.confidence >= _HOPEFUL)
         within &= used.rounds < plan.last + plan.unexplained * (used.noiseless | used.misfit)
         return np.asarray((used.rounds < plan.first) | within)
 
@@ -109,6 +111,9 @@ class StoppingRule:
 
     def _budget(self, used: BudgetUsed) -> Array:
         """The microseconds that each observation may use, (b,)."""
-        plan = self.schedule
-        times = np.where(used.noiseless, plan.noiseless_times, np.where(used.misfit, plan.misfit_times, 1.0))
-        return np.asarray(plan.microseconds * times)
+        return np.asarray(self.schedule.microseconds * np.where(self._longer(used), self.schedule.more, 1.0))
+
+    @staticmethod
+    def _longer(used: BudgetUsed) -> Flags:
+        """Which observations are worth a longer search, (b,)."""
+        return np.asarray(used.noiseless | used.misfit | used.unsure)
