@@ -39,8 +39,9 @@ class Search:
     restarts ended, how many at the best objective, up to 1%, and how many at the second best, and from what
     perturbations of the best restart found (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned
     on the generator (:mod:`~unrelu.search.learned_prior`), once for each kind of measurement and level of noise, on
-    measurements that are drawn for the kind: the confidence does not depend on earlier calls. Learning takes about a
-    second, up to five on emulators, or as long as thirty restarts of a large generator.
+    measurements that are drawn for the kind: the confidence does not depend on earlier calls. Learning takes as
+    long as some searches, at most thirty restarts of a large generator. Where what was learned leaves a confidence
+    below 0.9, a search has ten times its budget.
 
     Where a Jacobian is expensive (:class:`~unrelu.search.sample_cache.SampleCache`), descents are L-BFGS steps without
     smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. With few coordinates they are
