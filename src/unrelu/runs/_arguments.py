@@ -32,8 +32,9 @@ from unrelu.runs.columns import columns_of
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.sampling.prior_transform import PriorTransform
 
-# By default, the most observations of a chunk and the most multiplications of one forward pass of all of them, without
-# posteriors and with them. For each of the latter, a search took 0.04 to 1 microseconds, one with posteriors 20 to 60.
+# By default, the most observations of a chunk, and the most multiplications that one forward pass of all of them may
+# cost, without posteriors and with them. For each multiplication, a search took 0.04 to 1 microseconds, and 20 to 60
+# with a posterior.
 _CHUNK, _WITH_POSTERIORS = (256, 3 * 10**7), (16, 5 * 10**5)
 # The fewest chunks of a data set, four for each of eight workers. A chunk costs 20 to 50 ms beyond its observations.
 _CHUNKS = 32
@@ -100,7 +101,7 @@ def _length(work: Work, size: int, pooled: bool) -> int:
     If they tell their noise level together, they are enough for it.
     """
     most, budget = _WITH_POSTERIORS if work.draws else _CHUNK
-    return max(FEWEST if pooled else 1, min(most, size // _CHUNKS, budget // max(1, work.network.work)))
+    return max(FEWEST if pooled else 1, min(most, size // _CHUNKS, budget // max(1, work.network.cost)))
 
 
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
