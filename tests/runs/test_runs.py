@@ -414,21 +414,21 @@ def default_chunk(folder: Path, network: unrelu.Network, size: int, **options) -
     return unrelu.run(network, data, folder, callback=lambda progress: True, **asked).manifest["chunk"]
 
 
-def test_chunks_are_a_32nd_of_the_data_and_fewer_where_a_pass_is_long(tmp_path):
+def test_chunks_are_a_16th_of_the_data_and_fewer_where_a_pass_is_long(tmp_path):
     decoder = unrelu.from_arrays([np.ones((1000, 1000))] * 5 + [np.ones((1, 1000))])
     assert decoder.work == 5 * 10**6 + 1000
 
     def length(network, size, **options):
         return default_chunk(tmp_path / "out", network, size, **options)
 
-    assert length(NETWORK, 300) == 9  # 34 chunks, four for each of eight workers
-    assert [length(NETWORK, size) for size in (1, 31, 8192, 10**5)] == [1, 1, 256, 256]
-    assert length(decoder, 300) == 5  # no chunk has more than 3e7 multiplications of a pass
+    assert length(NETWORK, 300) == 18  # 17 chunks, four for each of four workers
+    assert [length(NETWORK, size) for size in (1, 31, 4096, 10**5)] == [1, 1, 256, 256]
+    assert length(decoder, 300) == 11  # no chunk has more than 6e7 multiplications of a pass
     assert length(decoder, 300, posterior=10) == 1
     # At least as many observations as tell a noise level together, where they do.
     assert length(decoder, 300, noise=None) == 20
-    assert [length(decoder, 300, noise=None, **alone) for alone in ({"pool": False}, {"method": "lm"})] == [5, 5]
-    assert [length(NETWORK, 300, workers=n) for n in (2, 7)] == [9, 9]
+    assert [length(decoder, 300, noise=None, **alone) for alone in ({"pool": False}, {"method": "lm"})] == [11, 11]
+    assert [length(NETWORK, 300, workers=n) for n in (2, 7)] == [18, 18]
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_an_unknown_measurement_names_the_known_ones(monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(sys, "argv", ["unrelu", "benchmark", "speed"])
     with pytest.raises(SystemExit):
         process.main()
-    assert "use one of layers, first_call, search, certify" in capsys.readouterr().err
+    assert "use one of layers, first_call, cost, search, certify" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

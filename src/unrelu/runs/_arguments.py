@@ -35,9 +35,10 @@ from unrelu.sampling.prior_transform import PriorTransform
 # By default, the most observations of a chunk, and the most multiplications that one forward pass of all of them may
 # cost, without posteriors and with them. For each multiplication, a search took 0.04 to 1 microseconds, and 20 to 60
 # with a posterior.
-_CHUNK, _WITH_POSTERIORS = (256, 3 * 10**7), (16, 5 * 10**5)
-# The fewest chunks of a data set, four for each of eight workers. A chunk costs 20 to 50 ms beyond its observations.
-_CHUNKS = 32
+_CHUNK, _WITH_POSTERIORS = (256, 6 * 10**7), (16, 5 * 10**5)
+# The fewest chunks of a data set, four for each of four workers. Beyond its observations, a chunk costs as much as 8 of
+# them: with twice as many, eight workers would take longer too.
+_CHUNKS = 16
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
 

@@ -84,7 +84,7 @@ def overhead(path: Path, noise: float, output: Path) -> tuple[float, float]:
                 assert (unrelu.open_run(output).read("codes", record.start, record.stop) == alone.z).all()
             mark = time.perf_counter()
 
-        unrelu.run(network, path, output, noise=stated(noise), workers=1, callback=callback)
+        unrelu.run(network, path, output, noise=stated(noise), chunk=CHUNK, workers=1, callback=callback)
     # The first chunk loads the kernels, for both.
     return sum(seconds["run"][1:]), sum(seconds["bare"][1:])
 
