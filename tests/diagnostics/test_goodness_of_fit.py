@@ -8,9 +8,11 @@ from scipy import stats
 
 import unrelu
 from tests.support import at_least, at_most, farthest, random_network
+from unrelu.diagnostics import _goodness_of_fit
 from unrelu.diagnostics._goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
 from unrelu.result.residual_tests import deciding, together
+from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 12, 40), bias=True)
@@ -26,7 +28,7 @@ def fitted(network, sigma=0.1, count=200, **options):
 def test_an_affine_generator_uses_its_rank():
     network = random_network((4, 30), "identity", bias=True)
     problem = Problem.build(network, network(np.ones((1, 4))), noise="gaussian:10")
-    used, _ = goodness_of_fit(problem, np.ones((1, 4)), problem.y * 0, np.array([4]))
+    used, _ = goodness_of_fit(problem, np.ones((1, 4)), problem.y * 0, Uniqueness.unknown(1))
     assert used[0] == pytest.approx(4)
 
 
@@ -74,7 +76,7 @@ def test_a_weak_prior_is_the_limit_of_none_and_n01_takes_the_trace_of_the_hat_ma
 
     def used(prior):
         problem = Problem.build(NET, y, noise=f"gaussian:{sigma}", prior=prior)
-        return goodness_of_fit(problem, z, y * 0, np.array([3])).used[0]
+        return goodness_of_fit(problem, z, y * 0, Uniqueness.unknown(1)).used[0]
 
     squares = np.linalg.svd(NET.jacobian(z)[0], compute_uv=False) ** 2
     ridge = (sigma / 0.87) ** 2
@@ -114,7 +116,7 @@ def linear_fits(count, m, k):
     problem = Problem.build(network, y, noise="gaussian:1")
     z = np.linalg.lstsq(matrix, y.T, rcond=None)[0].T
     residual = y - z @ matrix.T
-    used, shape = goodness_of_fit(problem, z, residual, np.full(count, k))
+    used, shape = goodness_of_fit(problem, z, residual, Uniqueness.unknown(count))
     return problem.p_value(problem.fit_of(z @ matrix.T, used)), shape, problem.observed, used
 
 
@@ -165,8 +167,22 @@ def test_p_values_are_the_same_in_all_units(unit):
     found = unrelu.invert(net, y, "lm", z0=z, noise="gaussian:0.1")
     scaled = unrelu.from_arrays([weights[0], unit * weights[1]], activation=activations)
     problem = Problem.build(scaled, unit * y, noise=f"gaussian:{0.1 * unit!r}").equilibrated()
-    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.rank)
+    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.uniqueness)
     np.testing.assert_allclose(again.used, found.used, rtol=1e-8)
     np.testing.assert_allclose(again.shape, np.column_stack([found.p_largest, found.p_structure]), atol=1e-8)
-    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.rank)  # beyond some kinks
+    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.uniqueness)  # beyond some kinks
     np.testing.assert_allclose(beside.used, found.used, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "asked"), [(1.0, False), (1.5, True), (9.0, False)])
+def test_where_a_jacobian_is_expensive_the_rank_counts_only_if_it_may_decide(monkeypatch, size, asked):
+    """Rank 1, k = 20, 40 entries: the residual is explained with 0 and with 20 degrees of freedom, with 0 only, never."""
+    monkeypatch.setattr(_goodness_of_fit, "is_expensive", lambda network: True)
+    network = unrelu.from_arrays([np.eye(40, 20)], activation="identity")
+    y = np.full((1, 40), np.sqrt(20 / 40) * size)
+    problem, local = Problem.build(network, y, noise="gaussian:1"), LocalUniqueness(*np.ones((3, 1), dtype=int))
+    low, high = (stats.chi2.sf(20 * size**2, left) >= 0.01 for left in (40, 20))
+    assert (low != high) == asked
+    uniqueness = Uniqueness(lambda: local)
+    assert goodness_of_fit(problem, np.zeros((1, 20)), y, uniqueness).used[0] == (1 if asked else 20)
+    assert ("known" in vars(uniqueness)) == asked

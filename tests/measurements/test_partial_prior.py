@@ -12,6 +12,7 @@ import unrelu
 from unrelu import Normal
 from unrelu.diagnostics._goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
+from unrelu.result.uniqueness import Uniqueness
 
 S = 0.3
 RNG = np.random.default_rng([37, 2])
@@ -58,7 +59,7 @@ def test_the_fit_uses_up_the_trace_of_the_hat_matrix():
     problem = unrelu.Problem.build(SCALED, THERE, noise=f"gaussian:{S}", prior=Normal(MEAN, STD)).equilibrated()
     r = unrelu.invert(SCALED, THERE, noise=f"gaussian:{S}", prior=Normal(MEAN, STD))
     t = problem.units.latent.coordinates(r.z[None])
-    found = goodness_of_fit(problem, t, problem.residual(t), np.array([4])).used[0]
+    found = goodness_of_fit(problem, t, problem.residual(t), Uniqueness.unknown(1)).used[0]
     matrix = MATRIX / [1, 1, 500, 1]
     used = np.trace(matrix @ np.linalg.solve(matrix.T @ matrix + S**2 * np.diag(1 / STD**2), matrix.T))
     np.testing.assert_allclose(found, used, rtol=1e-5)

@@ -139,12 +139,12 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uni
 
 def _decided(problem: Problem, z: Array, residual: Array, most: Array) -> bool:
     """Whether verdicts are the same for all u from 0 to ``most``, (B,)."""
-    seen = problem.operator.seen(len(z))
+    x, seen = problem.network.outputs(z), problem.operator.seen(len(z))
 
     def verdicts(used: Array) -> Flags:
-        if not problem.noise.stated:
-            return chance(residual, problem.y, seen, used) > CHANCE
-        return problem.p_value(problem.fit_of(problem.network.outputs(z), used)) >= SIGNIFICANCE
+        if problem.noise.stated:
+            return problem.p_value(problem.fit_of(x, used)) >= SIGNIFICANCE
+        return chance(residual, problem.y, seen, used) > CHANCE
 
     return bool((verdicts(np.zeros_like(most)) == verdicts(most)).all())
 

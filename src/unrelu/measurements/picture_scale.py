@@ -215,4 +215,7 @@ def _range(network: Generator) -> tuple[float, float] | None:
 def _ends_of(network: Generator) -> tuple[float, float]:
     """The medians of the least and of the largest entry of typical outputs."""
     outputs = network.typical_outputs
-    return network.once("ends", lambda: (float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))))
+    return network.once(
+        "ends of typical outputs",
+        lambda: (float(np.median(outputs.min(axis=1))), float(np.median(outputs.max(axis=1)))),
+    )
