@@ -60,8 +60,8 @@ def test_every_document_has_the_documented_keys(run):
 
 def test_progress_goes_to_standard_error(run):
     _, out, err = run("run", "net.npz", "y.npy", "-o", "out", "--workers", "1", *LM)
-    assert "chunk 3: observations 3 to 3" in err
-    assert [record["stop"] for record in one_document(out)["records"]] == [1, 2, 3, 4]
+    assert "chunk 0: observations 0 to 3" in err
+    assert [record["stop"] for record in one_document(out)["records"]] == [4]
     _, again, _ = run("run", "net.npz", "y.npy", "-o", "out", "--workers", "1", *LM, "-q")
     assert (one_document(again)["records"], one_document(again)["finished"]) == ([], True)
 

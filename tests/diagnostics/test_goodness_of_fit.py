@@ -176,7 +176,7 @@ def test_p_values_are_the_same_in_all_units(unit):
 
 @pytest.mark.parametrize(("size", "asked"), [(1.0, False), (1.5, True), (9.0, False)])
 def test_where_a_jacobian_is_expensive_the_rank_counts_only_if_it_may_decide(monkeypatch, size, asked):
-    """Rank 1, k = 20, 40 entries: the residual is explained with 0 and with 20 degrees of freedom, with 0 only, never."""
+    """Rank 1, k = 20, 40 entries: the residual is explained with 0 and 20 degrees of freedom, with 0 only, or never."""
     monkeypatch.setattr(_goodness_of_fit, "is_expensive", lambda network: True)
     network = unrelu.from_arrays([np.eye(40, 20)], activation="identity")
     y = np.full((1, 40), np.sqrt(20 / 40) * size)

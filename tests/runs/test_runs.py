@@ -422,7 +422,7 @@ def test_chunks_are_a_16th_of_the_data_and_fewer_where_a_pass_is_long(tmp_path):
         return default_chunk(tmp_path / "out", network, size, **options)
 
     assert length(NETWORK, 300) == 18  # 17 chunks, four for each of four workers
-    assert [length(NETWORK, size) for size in (1, 31, 4096, 10**5)] == [1, 1, 256, 256]
+    assert [length(NETWORK, size) for size in (1, 31, 4096, 10**5)] == [1, 8, 256, 256]
     assert length(decoder, 300) == 11  # no chunk has more than 6e7 multiplications of a pass
     assert length(decoder, 300, posterior=10) == 1
     # At least as many observations as tell a noise level together, where they do.

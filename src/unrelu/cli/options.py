@@ -170,7 +170,7 @@ Along = Annotated[
 Draws = Annotated[int, in_search(help="Draws of each chain.")]
 Posterior = Annotated[int, in_search(help="Draws of each chain of each observation's posterior; 0: none.")]
 Chunk = Annotated[
-    int | None, in_search(help="Observations that are inverted together. By default a 16th of all, at most 256.")
+    int | None, in_search(help="Observations that are inverted together. By default a 16th of all, 8 to 256.")
 ]
 Workers = Annotated[int | None, in_search(help="Processes on this machine. By default one a core.")]
 Codes = Annotated[

@@ -36,9 +36,9 @@ from unrelu.sampling.prior_transform import PriorTransform
 # cost, without posteriors and with them. For each multiplication, a search took 0.04 to 1 microseconds, and 20 to 60
 # with a posterior.
 _CHUNK, _WITH_POSTERIORS = (256, 6 * 10**7), (16, 5 * 10**5)
-# The fewest chunks of a data set, four for each of four workers. Beyond its observations, a chunk costs as much as 8 of
-# them: with twice as many, eight workers would take longer too.
-_CHUNKS = 16
+# The fewest chunks of a data set, four for each of four workers, of at least 8 observations: beyond these, a chunk
+# costs as much as 8 of them.
+_CHUNKS, _SHORTEST = 16, 8
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
 
@@ -102,7 +102,7 @@ def _length(work: Work, size: int, pooled: bool) -> int:
     If they tell their noise level together, they are enough for it.
     """
     most, budget = _WITH_POSTERIORS if work.draws else _CHUNK
-    return max(FEWEST if pooled else 1, min(most, size // _CHUNKS, budget // max(1, work.network.cost)))
+    return max(FEWEST if pooled else 1, min(most, max(size // _CHUNKS, _SHORTEST), budget // max(1, work.network.cost)))
 
 
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:

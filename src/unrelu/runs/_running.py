@@ -110,7 +110,7 @@ def run(
         seed: seed of every random choice.
         time_limit: seconds for each chunk, and as many again for its posteriors. The results then depend on the
             machine.
-        chunk: observations that are inverted together; by default a 16th of all, at most 256 and 16 with posteriors,
+        chunk: observations that are inverted together; by default a 16th of all, but 8 to 256, or 16 with posteriors;
             fewer where a forward pass is long, but 20 where these tell their noise level. Codes depend on it, draws do
             not.
         workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That

@@ -33,6 +33,7 @@ from unrelu_studies.kit.emulators import emulator
 from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.timing import one_thread, processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
+from unrelu_studies.zoo.recipes import global_torch_stream
 
 Array = npt.NDArray[np.float64]
 
@@ -106,8 +107,7 @@ class Upsampled(nn.Module):
 def residual_decoder() -> nn.Module:
     """A decoder 128 -> 3 x 128 x 128 of five residual blocks with random weights."""
     channels = (64, 64, 64, 32, 16, 8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with global_torch_stream("cost, residual decoder"):
         blocks = [Upsampled(*pair) for pair in pairwise(channels)]
         head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels[-1], 3, 3, padding=1), nn.Tanh())
         return nn.Sequential(nn.Linear(128, 64 * 16), nn.Unflatten(1, (64, 4, 4)), *blocks, head).eval()
