@@ -234,7 +234,7 @@ def _table(results: Results) -> str:
         times = [row[kind][which] for kind in ("learned", "not learned") for which in ("first", "later")]
         times += [row["with the rank"], row["seconds of the peer"]]
         rows.append((
-            row["generator"], *(f"{seconds:.2g} s" for seconds in times[:-1]),
+            row["generator"], *(f"{seconds:.2g} s" if seconds else "< 0.01 s" for seconds in times[:-1]),
             f"{row['peer']} x{row['starts']}: {times[-1]:.2g} s", f"{row['best']} of {count}",
             "-" if row["peer"] == "L-BFGS" else f"{row['best of the peer']} of {count}",
         ))  # fmt: skip
