@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import backward, forward, residual, work_arrays
+from unrelu.local_search.descent_kernel import value_and_gradient, work_arrays
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.compilation import compile_by, kernel
+from unrelu.lp.compilation import compile_by
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
@@ -51,7 +51,7 @@ _LEFT = 1e-6
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 # The types of the arguments of the compiled evaluation.
-_TYPES = "(f8[::1], i8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
+_TYPES = "(f8[::1], i8[:, ::1], {}, f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
 
 
 class _Code:
@@ -129,21 +129,6 @@ class _Code:
             self.h += across + across.T
 
 
-@kernel
-def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient):
-    """Return f at a code of a packed network, and write its gradient.
-
-    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the vectors of ``work``.
-    """
-    x, slopes, back, r = work[1], work[2], work[3], work[4, : len(y)]
-    forward(weights, layout, widths, z, ends, x, slopes)
-    f = residual(x, ends[len(layout)], y, r, z, prior)
-    backward(weights, layout, ends, x, slopes, r, back)
-    for j in range(len(z)):
-        gradient[j] = 2 * (back[j] + prior[j] * z[j])
-    return f
-
-
 class Refined(NamedTuple):
     """What a refinement reached.
 
@@ -193,8 +178,9 @@ class _Refinement:
         self.prior, box, network, y = _numpy(objective.prior), _numpy(objective.box), objective.network, objective.y
         self.packed: PackedObservations | None = None
         if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
-            compile_by(partial(_evaluate_packed.compile, _TYPES), _evaluate_packed.stats.cache_path, "refinement")
             self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
+            types = _TYPES.format("none" if self.packed.heads is None else "i8")
+            compile_by(partial(value_and_gradient.compile, types), value_and_gradient.stats.cache_path, types)
         codes = _numpy(z)
         each = zip(codes, *self._evaluate(codes, np.arange(len(z))), _numpy(enough), strict=True)
         self.codes = [_Code(z, float(f), g, float(least), box) for z, f, g, least in each]
@@ -227,11 +213,11 @@ class _Refinement:
     def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> None:
         """Make steps of some codes by BFGS, evaluated in compiled code, one code after another."""
         for i in some:
-            code, ((numbers, layout, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
+            code, ((numbers, layout, heads, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
             (ends, _, _, work, *_), widths, going = work_arrays(layout, np.float64), 0 * sizes, True
             while going and code.steps < most:
                 gradient = np.empty_like(code.z)
-                f = _evaluate_packed(numbers, layout, widths, ends, work, y, self.prior, code.trial, gradient)
+                f = value_and_gradient(numbers, layout, heads, widths, ends, work, y, self.prior, code.trial, gradient)
                 going = not code.take(f, gradient)
             if stopped():
                 break
