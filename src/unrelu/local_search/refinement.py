@@ -33,7 +33,7 @@ from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, the longest and
@@ -80,33 +80,36 @@ class _Code:
 
     def aim(self) -> float:
         """Set the direction to -H grad f, in the coordinates not held at a bound; return the gain that it promises."""
-        free = ~self.crosses(-self.g)
+        at_low, at_high = self.z <= self.box[0], self.z >= self.box[1]
+        free = ~((at_low & (self.g > 0)) | (at_high & (self.g < 0)))
         while True:
             self.p = np.where(free, self.h @ np.where(free, -self.g, 0.0), 0.0)
-            crossing = self.crosses(self.p)
-            if not crossing.any():
+            crossing = (at_low & (self.p < 0)) | (at_high & (self.p > 0))
+            if not np.count_nonzero(crossing):
                 break
             free &= ~crossing
         self.low, self.high = 0.0, np.inf
         self.attempt(1.0)
         return -0.5 * float(self.p @ self.g)
 
-    def crosses(self, p: Array) -> Flags:
-        """The coordinates at a bound that a step along p would cross."""
-        return np.asarray(((self.z <= self.box[0]) & (p < 0)) | ((self.z >= self.box[1]) & (p > 0)))
-
     def attempt(self, length: float) -> None:
         """Set the trial point, at a length along the direction, inside the bounds."""
-        self.length, self.trial = length, np.clip(self.z + length * self.p, *self.box)
+        self.length = length
+        self.trial = np.minimum(np.maximum(self.z + length * self.p, self.box[0]), self.box[1])
+
+    @property
+    def cut(self) -> bool:
+        """Whether the bounds end the line search."""
+        outside = (self.trial <= self.box[0]) | (self.trial >= self.box[1])
+        return bool((outside & (self.p != 0)).any())
 
     def take(self, f: float, g: Array) -> bool:
         """Accept the trial point, with f and g there, or try another, nearer or farther; return whether BFGS ends."""
-        s, length, outside = self.trial - self.z, self.length, (self.trial <= self.box[0]) | (self.trial >= self.box[1])
-        slope, cut = float(self.g @ s), bool((outside & (self.p != 0)).any())
-        self.steps, share = self.steps + 1, 0.5
+        s, length = self.trial - self.z, self.length
+        slope, self.steps, share = float(self.g @ s), self.steps + 1, 0.5
         if f <= self.f + _DECREASE * min(slope, 0.0):
             self.low = length
-            if g @ s >= _RISEN * slope or length >= _LONGEST or cut:
+            if g @ s >= _RISEN * slope or length >= _LONGEST or self.cut:
                 self.learn(s, np.where(s != 0, g - self.g, 0.0))  # a coordinate held at a bound shows no curvature
                 self.z, self.f, self.g = self.trial, f, g
                 promised = self.aim()
@@ -125,7 +128,7 @@ class _Code:
         product = float(s @ y)
         if product > _EPS * math.sqrt((s @ s) * (y @ y)):
             hy = (self.h @ y) / product
-            across = np.outer(s, (1 + y @ hy) / (2 * product) * s - hy)
+            across = s[:, None] * ((1 + y @ hy) / (2 * product) * s - hy)
             self.h += across + across.T
 
 
