@@ -97,13 +97,13 @@ class Evaluation:
     """What the kernel computes at the code of one observation, on generators smoothed by ``width``."""
 
     def __init__(self, problem, row, z, width=0.0):
-        (numbers, layout, sizes), y = packed(problem, row)
+        (numbers, layout, heads, sizes), y = packed(problem, row)
         self.ends, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
         self.x, self.slopes = np.zeros((2, self.ends[-1]), dtype=np.float32)
-        forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.x, self.slopes)
+        forward(numbers, layout, heads, (width * sizes).astype(np.float32), z, self.ends, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
-        count, rows = jacobian(numbers, layout, self.ends, self.x, self.slopes, moved, on, part, *both)
+        count, rows = jacobian(numbers, layout, heads, self.ends, self.x, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))

@@ -30,7 +30,7 @@ from unrelu.local_search.packed_observations import (
     Precision,
     latent_dim,
 )
-from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.lp.compilation import compile_by, inlined, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
@@ -59,7 +59,7 @@ def copy(source, target):
 
 
 @jit
-def forward(numbers, layout, widths, z, ends, x, slopes):
+def forward(numbers, layout, heads, widths, z, ends, x, slopes):
     """Write the outputs x and the derivatives of all layers, first to last."""
     copy(z, x[: len(z)])
     for layer in range(len(layout)):
@@ -67,7 +67,7 @@ def forward(numbers, layout, widths, z, ends, x, slopes):
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         bias, matrix, parameters = layout[layer, BIAS], layout[layer, MATRIX], layout[layer, ACTIVATION]
         sums = x[here:end]
-        if layout[layer, KIND] == HEAD:
+        if heads is not None and layout[layer, KIND] == HEAD:
             u = x[ends[1] - inputs : ends[1]]
             apply_head(numbers, layout[layer], u, x[below:here], sums, slopes[here:end])
             continue
@@ -96,17 +96,19 @@ def residual(x, end, y, r, z, prior):
     return f
 
 
-@jit
-def backward(numbers, layout, ends, x, slopes, r, back):
-    """Write J^T r into the beginning of ``back``, by a reverse pass through the derivatives of :func:`forward`."""
-    copy(r, back[ends[len(layout)] : ends[len(layout)] + len(r)])
+@kernel
+def value_and_gradient(numbers, layout, heads, widths, ends, work, y, prior, z, gradient):
+    """Return f and write its gradient by a reverse pass; ``work`` are vectors with a place for each layer's outputs."""
+    x, slopes, back, last = work[1], work[2], work[3], ends[len(layout)]
+    forward(numbers, layout, heads, widths, z, ends, x, slopes)
+    f = residual(x, last, y, back[last : last + len(y)], z, prior)
     for j in range(layout[0, INPUTS], ends[1]):
         back[j] = 0.0
     for layer in range(len(layout) - 1, -1, -1):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         below, here = ends[layer], ends[layer + 1]
         there = back[here : here + outputs]
-        if layout[layer, KIND] == HEAD:
+        if heads is not None and layout[layer, KIND] == HEAD:
             u = x[ends[1] - layout[layer, INPUTS] : ends[1]]
             by_u = back[ends[1] - len(u) : ends[1]]
             head_backward(numbers, layout[layer], u, x[below:here], slopes[here:], there, back[below:here], by_u)
@@ -114,10 +116,15 @@ def backward(numbers, layout, ends, x, slopes, r, back):
         for i in range(outputs):
             there[i] *= slopes[here + i]
         for j in range(layout[layer, INPUTS]):
-            if layer > 0 and slopes[below + j] == 0:
-                back[below + j] = 0.0
-            else:
-                back[below + j] = np.dot(numbers[begin + j * outputs : begin + (j + 1) * outputs], there)
+            value = 0.0
+            if layer == 0 or slopes[below + j] != 0:
+                row = numbers[begin + j * outputs : begin + (j + 1) * outputs]
+                for i in range(outputs):
+                    value += row[i] * there[i]
+            back[below + j] = value
+    for j in range(len(z)):
+        gradient[j] = 2 * (back[j] + prior[j] * z[j])
+    return f
 
 
 @jit
@@ -132,26 +139,25 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
+def _jacobian(numbers, layout, heads, ends, x, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
     ``part``, a vector, and ``rows`` and ``above``, with a column for each latent coordinate, are work arrays.
     """
-    depth = len(layout)
-    while layout[depth - 1, KIND] == HEAD:
-        depth -= 1
+    depth = len(layout) if heads is None else len(layout) - heads
     count, rows, above = _jacobian_of_layers(numbers, layout[:depth], ends, slopes, moved, on, part, rows, above)
-    known = layout[0, INPUTS]
-    for i in range(depth, len(layout)):
-        u, below, derivatives = x[known : ends[1]], x[ends[i] : ends[i + 1]], slopes[ends[i + 1] : ends[i + 2]]
-        head_jacobian(numbers, layout[i], u, below, derivatives, moved[:count], rows, above, i == depth)
-        for j in range(len(derivatives)):
-            moved[j] = j
-        count, rows, above = len(derivatives), above, rows
+    if heads is not None:
+        known = layout[0, INPUTS]
+        for i in range(depth, len(layout)):
+            u, below, derivatives = x[known : ends[1]], x[ends[i] : ends[i + 1]], slopes[ends[i + 1] : ends[i + 2]]
+            head_jacobian(numbers, layout[i], u, below, derivatives, moved[:count], rows, above, i == depth)
+            for j in range(len(derivatives)):
+                moved[j] = j
+            count, rows, above = len(derivatives), above, rows
     return count, rows
 
 
-@jit
+@inlined
 def _jacobian_of_layers(numbers, layout, ends, slopes, moved, on, part, rows, above):
     """Return the number of non-zero rows, an array that begins with them, and a free one, without affine heads.
 
@@ -256,8 +262,8 @@ def _damped_step(gram, gradient, damping, factor, step):
     return True
 
 
-@jit
-def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
+@inlined
+def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damping, work):
     """Make damped Gauss-Newton steps from z, in place, on the network with these widths.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
@@ -270,12 +276,12 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
     x, slopes, r, other = layers[1], layers[2], layers[3, :m], layers[4, :m]
     gradient, step, trial = vectors[1, :k], vectors[2, :k], vectors[3, :k]
     most, tiny_decrease, enough, ceiling = limits[0] if exact else 1.0, limits[1], limits[2], limits[3]
-    forward(numbers, layout, widths, z, ends, x, slopes)
+    forward(numbers, layout, heads, widths, z, ends, x, slopes)
     f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < rule.TINY_STEPS and f > enough:
         if stale:
-            count, rows = _jacobian(numbers, layout, ends, x, slopes, moved, on, part, first, second)
+            count, rows = _jacobian(numbers, layout, heads, ends, x, slopes, moved, on, part, first, second)
             mean = _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient)
             stale = False
             if damping < 0:
@@ -293,7 +299,7 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
         enough_decrease = tiny_decrease * f
         if exact and (_arrived(damping, mean, promised, enough_decrease) or _hopeless(steps, f, promised, ceiling)):
             break
-        forward(numbers, layout, widths, trial, ends, x, slopes)
+        forward(numbers, layout, heads, widths, trial, ends, x, slopes)
         reached = residual(x, last, y, other, trial, prior)
         is_tiny = _tiny(f - reached, enough_decrease, length, size, damping, mean)
         if reached < f:
@@ -309,7 +315,9 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
 
 
 @kernel
-def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work):
+def descend_and_perturb(
+    numbers, layout, heads, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work
+):  # fmt: skip
     """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k), kept if lower.
 
     A descent makes one step at each width of the schedule, then steps on the exact network. Perturbed codes begin on
@@ -322,7 +330,7 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
     to gain too little.
     ``work`` is the :func:`work_arrays` of the layout.
     """
-    k, widths, stages = z.shape[1], np.empty(len(layout), np.float32), len(schedule)
+    k, widths, stages = z.shape[1], work[3][5, : len(layout)], len(schedule)
     code = work[5][4, :k]
     for i in range(len(z)):
         begin = 0
@@ -346,7 +354,7 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
                 for layer in range(len(layout)):
                     widths[layer] = schedule[stage] * sizes[layer] if stage < stages else 0.0
                 reached, damping, count = _steps(
-                    numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
+                    numbers, layout, heads, widths, y, prior, limits, box, stage == stages, code, damping, work
                 )
                 steps[i] += count
             if reached < f[i]:
@@ -370,18 +378,19 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
-        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((5, ends[d + 1] + ROOM), dtype),
+        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), dtype),
         apart(dtype, int(layout[:, INPUTS].max()) * widest), np.empty((5, k + ROOM)), apart(double, k, k),
         apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
     )  # fmt: skip
 
 
-def compile_descents(dtype: Precision = np.float32) -> None:
+def compile_descents(dtype: Precision = np.float32, heads: int | None = None) -> None:
     """Compile or load the descents before their first use, by descents from no codes on G(z) = relu(z)."""
     network = PackedNetwork.of([FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))], [1.0], dtype)
     none, codes = np.zeros(0), np.zeros((0, 1))
     run = partial(
-        descend_and_perturb, *network, none, none.astype(dtype), none, none, codes, codes, none, codes[None],
-        np.zeros(0, np.int64), work_arrays(network.layout, dtype),
+        descend_and_perturb, *network._replace(heads=heads), none, none.astype(dtype), none, none, codes, codes, none,
+        codes[None], np.zeros(0, np.int64), work_arrays(network.layout, dtype),
     )  # fmt: skip
-    compile_by(run, descend_and_perturb.stats.cache_path, f"descents in {np.dtype(dtype).name}")
+    what = f"descents in {np.dtype(dtype).name}, heads: {heads is not None}"
+    compile_by(run, descend_and_perturb.stats.cache_path, what)

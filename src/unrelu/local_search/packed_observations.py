@@ -35,11 +35,13 @@ class PackedNetwork(NamedTuple):
         numbers: for each layer W^T, (inputs, outputs), then b, the slopes and steepnesses of its activation, and the
             weights w, (outputs,) each; for each head its arrays.
         layout: (d, 6), layers and heads; its columns are :data:`MATRIX` to :data:`KIND`.
+        heads: their number; None without heads, whose code is then not compiled.
         sizes: the smoothing width that a width of 1 stands for in each layer, 0 in a head, (d,).
     """
 
     numbers: Numbers
     layout: Integers
+    heads: int | None
     sizes: Array
 
     @classmethod
@@ -62,7 +64,8 @@ class PackedNetwork(NamedTuple):
             ends = begin + np.cumsum([array.size for array in head])
             layout.append([begin, *ends[:2], len(head.latent), head.scale.shape[1], HEAD])
             begin = ends[2]
-        return cls(np.concatenate(numbers, dtype=dtype), np.array(layout), np.array([*sizes, *[0.0] * len(heads)]))
+        widths = np.array([*sizes, *[0.0] * len(heads)])
+        return cls(np.concatenate(numbers, dtype=dtype), np.array(layout), len(heads) or None, widths)
 
 
 def latent_dim(layout: Integers) -> int:
@@ -95,7 +98,7 @@ class PackedObservations:
     """Packed networks whose outputs are the observed entries, for observations (B, m) that are :func:`packable`.
 
     Attributes:
-        layout: the layout of the network that shows all outputs, see :class:`PackedNetwork`.
+        layout, heads: those of the network that shows all outputs, see :class:`PackedNetwork`.
     """
 
     def __init__(self, network: Generator, operator: Operator, y: Array, dtype: Precision = np.float32) -> None:
@@ -106,7 +109,7 @@ class PackedObservations:
         self._sizes = [*sizes, sizes[-1]]
         self._packed = self._pack(self._chain.layers, self._chain.heads)
         self._entries: object = self  # what the network was packed for: at first, all outputs without weights
-        self.layout = self._packed.layout
+        self.layout, self.heads = self._packed.layout, self._packed.heads
 
     def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
         """The network whose outputs are the entries of observation ``i``, and the observation."""

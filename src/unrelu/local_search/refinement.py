@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import backward, forward, residual, work_arrays
+from unrelu.local_search.descent_kernel import value_and_gradient, work_arrays
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.compilation import compile_by, kernel
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.lp.compilation import compile_by
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, the longest and
@@ -51,7 +51,7 @@ _LEFT = 1e-6
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 # The types of the arguments of the compiled evaluation.
-_TYPES = "(f8[::1], i8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
+_TYPES = "(f8[::1], i8[:, ::1], {}, f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
 
 
 class _Code:
@@ -80,33 +80,36 @@ class _Code:
 
     def aim(self) -> float:
         """Set the direction to -H grad f, in the coordinates not held at a bound; return the gain that it promises."""
-        free = ~self.crosses(-self.g)
+        at_low, at_high = self.z <= self.box[0], self.z >= self.box[1]
+        free = ~((at_low & (self.g > 0)) | (at_high & (self.g < 0)))
         while True:
             self.p = np.where(free, self.h @ np.where(free, -self.g, 0.0), 0.0)
-            crossing = self.crosses(self.p)
-            if not crossing.any():
+            crossing = (at_low & (self.p < 0)) | (at_high & (self.p > 0))
+            if not np.count_nonzero(crossing):
                 break
             free &= ~crossing
         self.low, self.high = 0.0, np.inf
         self.attempt(1.0)
         return -0.5 * float(self.p @ self.g)
 
-    def crosses(self, p: Array) -> Flags:
-        """The coordinates at a bound that a step along p would cross."""
-        return np.asarray(((self.z <= self.box[0]) & (p < 0)) | ((self.z >= self.box[1]) & (p > 0)))
-
     def attempt(self, length: float) -> None:
         """Set the trial point, at a length along the direction, inside the bounds."""
-        self.length, self.trial = length, np.clip(self.z + length * self.p, *self.box)
+        self.length = length
+        self.trial = np.minimum(np.maximum(self.z + length * self.p, self.box[0]), self.box[1])
+
+    @property
+    def cut(self) -> bool:
+        """Whether the bounds end the line search."""
+        outside = (self.trial <= self.box[0]) | (self.trial >= self.box[1])
+        return bool((outside & (self.p != 0)).any())
 
     def take(self, f: float, g: Array) -> bool:
         """Accept the trial point, with f and g there, or try another, nearer or farther; return whether BFGS ends."""
-        s, length, outside = self.trial - self.z, self.length, (self.trial <= self.box[0]) | (self.trial >= self.box[1])
-        slope, cut = float(self.g @ s), bool((outside & (self.p != 0)).any())
-        self.steps, share = self.steps + 1, 0.5
+        s, length = self.trial - self.z, self.length
+        slope, self.steps, share = float(self.g @ s), self.steps + 1, 0.5
         if f <= self.f + _DECREASE * min(slope, 0.0):
             self.low = length
-            if g @ s >= _RISEN * slope or length >= _LONGEST or cut:
+            if g @ s >= _RISEN * slope or length >= _LONGEST or self.cut:
                 self.learn(s, np.where(s != 0, g - self.g, 0.0))  # a coordinate held at a bound shows no curvature
                 self.z, self.f, self.g = self.trial, f, g
                 promised = self.aim()
@@ -125,23 +128,8 @@ class _Code:
         product = float(s @ y)
         if product > _EPS * math.sqrt((s @ s) * (y @ y)):
             hy = (self.h @ y) / product
-            across = np.outer(s, (1 + y @ hy) / (2 * product) * s - hy)
+            across = s[:, None] * ((1 + y @ hy) / (2 * product) * s - hy)
             self.h += across + across.T
-
-
-@kernel
-def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient):
-    """Return f at a code of a packed network, and write its gradient.
-
-    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the vectors of ``work``.
-    """
-    x, slopes, back, r = work[1], work[2], work[3], work[4, : len(y)]
-    forward(weights, layout, widths, z, ends, x, slopes)
-    f = residual(x, ends[len(layout)], y, r, z, prior)
-    backward(weights, layout, ends, x, slopes, r, back)
-    for j in range(len(z)):
-        gradient[j] = 2 * (back[j] + prior[j] * z[j])
-    return f
 
 
 class Refined(NamedTuple):
@@ -193,8 +181,9 @@ class _Refinement:
         self.prior, box, network, y = _numpy(objective.prior), _numpy(objective.box), objective.network, objective.y
         self.packed: PackedObservations | None = None
         if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
-            compile_by(partial(_evaluate_packed.compile, _TYPES), _evaluate_packed.stats.cache_path, "refinement")
             self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
+            types = _TYPES.format("none" if self.packed.heads is None else "i8")
+            compile_by(partial(value_and_gradient.compile, types), value_and_gradient.stats.cache_path, types)
         codes = _numpy(z)
         each = zip(codes, *self._evaluate(codes, np.arange(len(z))), _numpy(enough), strict=True)
         self.codes = [_Code(z, float(f), g, float(least), box) for z, f, g, least in each]
@@ -227,11 +216,11 @@ class _Refinement:
     def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> None:
         """Make steps of some codes by BFGS, evaluated in compiled code, one code after another."""
         for i in some:
-            code, ((numbers, layout, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
+            code, ((numbers, layout, heads, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
             (ends, _, _, work, *_), widths, going = work_arrays(layout, np.float64), 0 * sizes, True
             while going and code.steps < most:
                 gradient = np.empty_like(code.z)
-                f = _evaluate_packed(numbers, layout, widths, ends, work, y, self.prior, code.trial, gradient)
+                f = value_and_gradient(numbers, layout, heads, widths, ends, work, y, self.prior, code.trial, gradient)
                 going = not code.take(f, gradient)
             if stopped():
                 break

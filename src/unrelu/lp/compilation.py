@@ -15,10 +15,11 @@ from unrelu.runtime.host import forkable_lock
 from unrelu.runtime.work_clock import standing_still
 
 # Sums may be reordered and multiply-adds fused, but NaN, infinities and division follow IEEE.
-_njit: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_SUMS = {"reassoc", "contract", "nsz", "arcp"}
+_njit: Any = partial(numba.njit, nogil=True, error_model="numpy", no_cfunc_wrapper=True, fastmath=_SUMS)
 
 
-def kernel(function: Callable[..., Any], **options: bool) -> Any:
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function to run without the GIL, and cache it on disk if there is a folder for that."""
     try:
         return _njit(cache=True, **options)(function)
@@ -27,12 +28,20 @@ def kernel(function: Callable[..., Any], **options: bool) -> Any:
         return _njit(**options)(function)
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function that only compiled functions call. It has no entry for Python, where a call would crash.
 
     Entries take a quarter of the time that the compilation of a small function takes.
     """
-    return kernel(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return kernel(function, no_cpython_wrapper=True, **options)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function as a part of the only function that calls it.
+
+    Others are optimised by LLVM alone, and again with each function that calls them, directly or not.
+    """
+    return jit(function, inline="always")
 
 
 _LOG = getLogger("unrelu")

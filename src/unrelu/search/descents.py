@@ -94,9 +94,9 @@ class CompiledDescents:
     first_tempered: SquaredError | None = None
 
     def __init__(self, problem: Problem) -> None:
-        compile_descents()
         self.problem = problem
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
+        compile_descents(heads=self.packed.heads)
         self._in_double = np.zeros(problem.size, dtype=bool)
         self._box, self._widths = np.stack([problem.bounds.lower, problem.bounds.upper]), np.array(self.schedule.widths)
 
@@ -107,7 +107,7 @@ class CompiledDescents:
     @cached_property
     def _double(self) -> PackedObservations:
         """The packed network and observations in double precision."""
-        compile_descents(np.float64)
+        compile_descents(np.float64, self.packed.heads)
         return PackedObservations(self.problem.network, self.problem.operator, self.problem.y, np.float64)
 
     def resolve(self, observations: Index) -> None:
