@@ -137,6 +137,31 @@ def test_it_is_no_chain(function):
     assert not isinstance(net, Network)
 
 
+def heads(z):
+    """Heads of 6, 4 and 6 outputs and a constant; that of 4 is no chain of layers."""
+    several = torch.cat([z.sinh(), torch.relu(LAYER(z))], -1)
+    return torch.cat([torch.relu(LAYER(z)) - 1, several, torch.ones(len(z), 1, dtype=z.dtype)], 1)
+
+
+@pytest.mark.parametrize(
+    ("taken", "chain"),
+    [
+        (slice(None, 6), True), (slice(1, 6, 2), True), (slice(10, 16), True), (slice(-6, -2), True),
+        (slice(6, 10), False), (slice(5, 7), False), (slice(9, None), False),
+    ],
+)  # fmt: skip
+def test_other_heads_are_left_out(taken, chain):
+    net = from_torch(lambda z: heads(z)[:, taken], 4)
+    assert isinstance(net, Network) == chain
+    np.testing.assert_allclose(net(Z), heads(torch.from_numpy(Z))[:, taken].detach(), rtol=1e-12)
+
+
+def test_parts_of_another_axis_are_not_taken():
+    net = from_torch(lambda z: torch.cat([z[:, None], z[:, None].sinh()], 1)[:, :, 1:3], 4)
+    assert not isinstance(net, Network)
+    np.testing.assert_allclose(net(Z)[:, 1], np.sinh(Z[:, 1:3]))
+
+
 def test_rows_put_below_each_other():
     """In outputs of very different sizes, each is right."""
     normal = nn.BatchNorm1d(2).double().eval()

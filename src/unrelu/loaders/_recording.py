@@ -205,8 +205,41 @@ class Recording(TorchDispatchMode):
             what = "several values" if several else "a value that its input does not affect"
             raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
         self.graph.output(self._node(output, "output"))
+        _take_from_parts(self.graph)
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         return self.graph
+
+
+def _take_from_parts(graph: fx.Graph) -> None:
+    """Let slices of a concatenation that lie in one part of it take that part.
+
+    A module with several heads often returns their outputs side by side. Of ``module(z)[:, :84]``, the heads beyond the
+    first are then dead code. What is left may be a chain of layers, and costs less.
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor):
+        while (part := _part_of(node)) is not None:
+            source, axis, taken = part
+            if len(taken) == source.meta["shape"][axis]:
+                node.replace_all_uses_with(source)
+                break
+            node.args = (source, axis, taken.start, taken.stop, taken.step)
+
+
+def _part_of(node: fx.Node) -> tuple[fx.Node, int, range] | None:
+    """The part of a concatenation that a slice lies in, the axis and the entries there; None if it lies in no part."""
+    joined, axis, *ends = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    if not isinstance(joined, fx.Node) or joined.target is not torch.ops.aten.cat.default:
+        return None
+    shape, (parts, along, *_) = joined.meta["shape"], (*joined.args, 0)
+    axis, taken, begin = axis % len(shape), range(shape[axis % len(shape)])[slice(*ends)], 0
+    for part in parts if along % len(shape) == axis else ():
+        inside = part.meta["shape"] if isinstance(part, fx.Node) else part.shape
+        end = begin + (inside[axis] if len(inside) == len(shape) else 0)  # an empty part may have any shape
+        if taken and begin <= taken[0] and taken[-1] < end:
+            there = range(taken.start - begin, taken[-1] + 1 - begin, taken.step)
+            return (part, axis, there) if isinstance(part, fx.Node) else None
+        begin = end
+    return None
 
 
 def _storage(x: Tensor) -> StorageWeakRef:
