@@ -227,10 +227,13 @@ def _take_from_parts(graph: fx.Graph) -> None:
 
 def _part_of(node: fx.Node) -> tuple[fx.Node, int, range] | None:
     """The part of a concatenation that a slice lies in, the axis and the entries there; None if it lies in no part."""
-    joined, axis, *ends = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    given: tuple[Any, ...] = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    joined, axis, *ends = given
     if not isinstance(joined, fx.Node) or joined.target is not torch.ops.aten.cat.default:
         return None
-    shape, (parts, along, *_) = joined.meta["shape"], (*joined.args, 0)
+    parts: Any
+    along: Any
+    shape, (parts, along) = joined.meta["shape"], (*joined.args, 0)[:2]
     axis, taken, begin = axis % len(shape), range(shape[axis % len(shape)])[slice(*ends)], 0
     for part in parts if along % len(shape) == axis else ():
         inside = part.meta["shape"] if isinstance(part, fx.Node) else part.shape
