@@ -174,7 +174,7 @@ def test_constants(tmp_path, name, default):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("name", "dynamic"), [("residual", True), ("attention", True), ("skip", True),
-                                               ("modulated", False)])  # fmt: skip
+                                               ("modulated", False), ("attention", False)])  # fmt: skip
 def test_exported_modules_that_branch(tmp_path, name, dynamic):
     """Residual blocks, attention, skip connections, and convolutions whose weights depend on the code."""
     module, shape, _ = GENERATORS[name]

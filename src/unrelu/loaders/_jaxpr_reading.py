@@ -129,16 +129,14 @@ def _with_axes(x: Tensor, axes: int) -> Tensor:
     return x if x.dim() == axes else x.reshape(len(x), *[1] * (axes - 1))
 
 
-def _maximum(x: Any, y: Any) -> Tensor:
-    x, y = (y, x) if isinstance(x, float) else (x, y)
-    if isinstance(y, Tensor):
-        return torch.maximum(x, y)
-    return F.relu(x) if y == 0 else torch.clamp(x, min=y)
+def _limited(function: Callable[..., Tensor], end: str) -> Callable[..., Tensor]:
+    """The larger or the smaller of two: a number cuts off one end."""
 
+    def limited(x: Any, y: Any) -> Tensor:
+        x, y = (y, x) if isinstance(x, float) else (x, y)
+        return function(x, y) if isinstance(y, Tensor) else torch.clamp(x, **{end: y})
 
-def _minimum(x: Any, y: Any) -> Tensor:
-    x, y = (y, x) if isinstance(x, float) else (x, y)
-    return torch.minimum(x, y) if isinstance(y, Tensor) else torch.clamp(x, max=y)
+    return limited
 
 
 def _power(x: Any, y: Any) -> Tensor:
@@ -153,25 +151,16 @@ def _dot_general(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Tensor:
     first = isinstance(x, Tensor)
     (live, along), (held, summed) = ((x, over[0]), (y, over[1])) if first else ((y, over[1]), (x, over[0]))
     weight = torch.from_numpy(np.array(held, dtype=np.float64))
-    kept = [axis for axis in range(weight.dim()) if axis not in summed]
-    rows = _permuted(weight, [*kept, *summed]).reshape(math.prod(weight.shape[a] for a in kept), -1)
-    free = [axis for axis in range(1, live.dim()) if axis - 1 not in along]
-    columns = _permuted(live, [0, *free, *(axis + 1 for axis in along)])
-    columns = columns.reshape(len(live), *(live.shape[a] for a in free), rows.shape[1])
-    product = F.linear(columns, rows).reshape(*columns.shape[:-1], *(weight.shape[a] for a in kept))
-    last = range(columns.dim() - 1, product.dim())
-    return product if first else _permuted(product, [0, *last, *range(1, columns.dim() - 1)])
-
-
-def _permuted(x: Tensor, axes: Sequence[int]) -> Tensor:
-    return x if list(axes) == list(range(x.dim())) else x.permute(*axes)
+    product: Tensor = torch.tensordot(live, weight, ([axis + 1 for axis in along], list(summed)))
+    free = [*range(1, live.dim() - len(along))]
+    return product if first else product.movedim(free, [*range(-len(free), 0)])
 
 
 _ENTRIES: dict[str, Callable[..., Tensor]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
     "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh, "logistic": torch.sigmoid, "sin": torch.sin,
-    "erf": torch.erf, "erfc": lambda x: 1 - torch.erf(x), "square": torch.square, "max": _maximum, "min": _minimum,
-    "pow": _power,
+    "erf": torch.erf, "erfc": lambda x: 1 - torch.erf(x), "square": torch.square, "pow": _power,
+    "max": _limited(torch.maximum, "min"), "min": _limited(torch.minimum, "max"),
 }  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **{name: _of_entries(function) for name, function in _ENTRIES.items()},

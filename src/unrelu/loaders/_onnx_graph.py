@@ -244,11 +244,8 @@ class _Call(NamedTuple):
 
     def results(self, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """The outputs by name; errors have the place of the node in a note."""
-        try:
+        with at_place(self.place):
             found = self.function(*(values[name] for name in self.inputs), **self.attributes)
-        except Exception as error:
-            error.add_note(self.place)
-            raise
         several = found if isinstance(found, tuple | list) else (found,)
         return {name: x for name, x in zip(self.outputs, several, strict=False) if name}
 
@@ -302,8 +299,7 @@ class OnnxModule(nn.Module):
         values: dict[str, Any] = {"": None, **{name: getattr(self, held) for name, held in self._names.items()}}
         values[self._code] = z
         for call in self._calls:
-            with at_place(call.place):
-                values |= call.results(values)
+            values |= call.results(values)
             for name in call.spare:
                 values.pop(name, None)
         return {part: values[name] for part, name in self._outputs.items()}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,14 @@ class _Map(Flow):
     def of(self, rows: Tensor) -> _Map:
         """The map with these rows."""
         return replace(self, shape=tuple(rows.shape[1:]), rows=rows)
+
+    def outputs(self, count: int, begin: int, block: Tensor | None = None) -> _Map:
+        """The map of ``count`` outputs whose columns from ``begin`` on are a block; None for the outputs themselves."""
+        n = self.bias.numel()
+        block = torch.eye(n, dtype=torch.float64).reshape(n, *self.shape) if block is None else block
+        rows = torch.zeros(1 + count, *self.shape, dtype=torch.float64)
+        rows[1 + begin : 1 + begin + len(block)] = block
+        return self.of(rows)
 
 
 class _Waiting(NamedTuple):
@@ -165,28 +174,30 @@ class BranchWalk(Walk):
         needed = [each for each in self.values.values() if isinstance(each, _Map)]
         columns, whole = _narrowest([*needed, *(each.value for each in self.waiting.values())])
         # The layer has the activations, then outputs that pass through, then values that do.
-        inputs = len(next(iter(taken.values())).value.rows) - 1
-        unit = torch.eye(inputs, dtype=torch.float64)[columns]
-        matrices = [*(each.value.matrix for each in taken.values()), unit, *(each.matrix for each in whole)]
-        biases = [each.value.bias for each in taken.values()]
-        sizes = [len(bias) for bias in biases]
-        matrix = torch.cat(matrices)
-        bias = torch.cat([*biases, torch.zeros(len(matrix) - sum(sizes), dtype=torch.float64)])
+        bends = [each.value for each in taken.values()]
+        unit = torch.eye(len(bends[0].rows) - 1, dtype=torch.float64)[columns]
+        matrix = torch.cat([*(each.matrix for each in bends), unit, *(each.matrix for each in whole)])
+        begins = [0, *accumulate(each.bias.numel() for each in bends)]
+        bent, count = begins[-1], len(matrix)
+        bias = torch.cat([*(each.bias for each in bends), torch.zeros(count - bent, dtype=torch.float64)])
         activations = [*(each.activation for each in taken.values()), Activation("identity")]
-        activation = Activation.joined(activations, [*sizes, len(matrix) - sum(sizes)])
-        self._append(matrix, bias, activation)
-        # All that is left becomes a map of the outputs of this layer.
-        places = _Places(len(matrix), columns, sum(sizes))
-        self.values = {
-            node: places.moved(each, whole) if isinstance(each, _Map) else each for node, each in self.values.items()
-        }
-        self.waiting = {
-            node: each._replace(value=places.moved(each.value, whole)) for node, each in self.waiting.items()
-        }
-        begin = 0
-        for node, each in taken.items():
-            self.keep(node, self._advanced(places.outputs(each.value, begin), each.parts))
-            begin += each.value.bias.numel()
+        sizes = [*(each.bias.numel() for each in bends), count - bent]
+        self._append(matrix, bias, Activation.joined(activations, sizes))
+        passing = accumulate([bent + len(columns), *(each.bias.numel() for each in whole)])
+        places = dict(zip(whole, passing, strict=False))
+
+        def moved(value: _Map) -> _Map:
+            """A value that is left, as a map of the outputs of this layer."""
+            known = value in places
+            begin, block = (places[value], None) if known else (bent, value.rows[1:][columns])
+            found = value.outputs(count, begin, block)
+            found.rows[0] = value.rows[0]
+            return found
+
+        self.values = {node: moved(each) if isinstance(each, _Map) else each for node, each in self.values.items()}
+        self.waiting = {node: each._replace(value=moved(each.value)) for node, each in self.waiting.items()}
+        for begin, (node, each) in zip(begins, taken.items(), strict=False):
+            self.keep(node, self._advanced(each.value.outputs(count, begin), each.parts))
 
     def _append(self, matrix: Tensor, bias: Tensor, *activation: Activation) -> None:
         self.size += matrix.numel()
@@ -221,41 +232,6 @@ def _combined(last: Sequence[Part], output: _Map) -> list[Part] | None:
         return None
     changed = activation.of_parameters(np.where(linear, 1.0, slopes[chosen]), steepnesses[chosen])
     return [Dense(matrix @ dense.weight, matrix @ dense.bias + output.bias), changed]
-
-
-class _Places(NamedTuple):
-    """Where values are among the outputs of a layer.
-
-    Attributes:
-        size: how many outputs there are.
-        columns: outputs of the layer before that pass through, one after another from ``begin`` on.
-        begin: how many outputs are activations.
-    """
-
-    size: int
-    columns: Sequence[int]
-    begin: int
-
-    def outputs(self, value: _Map, begin: int) -> _Map:
-        """Outputs from ``begin`` on as a map with the shape of a value."""
-        n = value.bias.numel()
-        rows = torch.zeros(1 + self.size, n, dtype=torch.float64)
-        rows[1 + begin + torch.arange(n), torch.arange(n)] = 1
-        return value.of(rows.reshape(-1, *value.shape))
-
-    def moved(self, value: _Map, whole: Sequence[_Map]) -> _Map:
-        """A value that passes through, ``whole`` or by the outputs that it is a map of."""
-        begin = self.begin + len(self.columns)
-        for each in whole:
-            if each is value:
-                moved = self.outputs(value, begin).rows
-                moved[0] = value.rows[0]
-                return value.of(moved)
-            begin += each.bias.numel()
-        rows = torch.zeros(1 + self.size, *value.shape, dtype=torch.float64)
-        rows[0] = value.rows[0]
-        rows[1 + self.begin : 1 + self.begin + len(self.columns)] = value.rows[1:][list(self.columns)]
-        return value.of(rows)
 
 
 def _narrowest(values: Iterable[_Map]) -> tuple[list[int], list[_Map]]:

@@ -37,10 +37,13 @@ _place: ContextVar[str] = ContextVar("place", default="")
 
 @contextmanager
 def at_place(place: str) -> Iterator[None]:
-    """Name the part of a model that is run inside, such as ``node 'x' (Relu)``, for messages."""
+    """Name the part of a model that is run inside, such as ``node 'x' (Relu)``, for messages and in notes of errors."""
     token = _place.set(place)
     try:
         yield
+    except Exception as error:
+        error.add_note(place)
+        raise
     finally:
         _place.reset(token)
 

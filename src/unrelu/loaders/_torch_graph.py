@@ -255,7 +255,7 @@ def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds
     except UnsupportedModelError as refused:
         try:
             parts = BranchWalk(shape, batch).along(graph)
-        except ModelError:  # such as weights that are not finite: the module that is kept says where
+        except (ModelError, RuntimeError):  # the latter from operators that fit the recorded batch only
             raise refused from None
     return replace(Network.chain(parts, shape), domain=domain), error
 

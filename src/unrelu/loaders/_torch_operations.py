@@ -38,7 +38,7 @@ _SAME = {
     "contiguous", "lift_fresh", "_to_copy", "to", "native_dropout",
 }  # fmt: skip
 # Operators a x + b of each entry, if the other arguments are constants.
-_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg"}
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "native_batch_norm", "_native_batch_norm_legit_no_training"}
 # Operators W x + b on the last axis.
 _PRODUCTS = {"linear", "mm", "addmm"}
 # Operators that may not take matrices put below each other, (B t, n): those that know axes.
@@ -107,7 +107,8 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
     if not kind.is_floating_point:
         raise UnsupportedModelError(f"gives numbers of type {kind}; only real ones can be inverted")
     first = bool(args) and args[0] is flow
-    if (name in _SAME and first) or name == "copy":
+    still = name == "permute" and [*args[1]] == [*range(len(args[1]))]
+    if (name in _SAME and first) or name == "copy" or still:
         return [Reshape(out)]
     if name in _LINEAR and first:
         return [_linear(function, name, args[1:], kwargs)]
@@ -115,6 +116,11 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
         return [LinearOperation(str(function), ((-1, *args[1][1:]),))]
     if name == "repeat" and first and len(args[1]) == 1 + len(out) and args[1][0] == 1:
         return [LinearOperation(str(function), (tuple(args[1]),))]
+    if name == "native_batch_norm" and (args[5] or any(x is None for x in args[3:5])):
+        raise UnsupportedModelError(
+            "normalises by the statistics of the batch, so the output of one code depends on the others; "
+            "use module.eval() and track_running_stats=True"
+        )
     if name in _ARITHMETIC and not (name == "div" and (not first or kwargs.get("rounding_mode"))):
         return _scaled(function, args, kwargs, flow, out, shape_of(node.all_input_nodes[0]))
     if name in _PRODUCTS and not (name == "mm" and not first) and not (name == "addmm" and args[1] is not flow):
@@ -146,7 +152,8 @@ def _along(
     def called(x: Tensor) -> Tensor:
         held = tree_map(lambda v: float64(v, "a constant") if isinstance(v, Tensor) else v, (args, kwargs))
         given, named = tree_map(lambda v: x.clone() if v is flow else v, held)  # some operators write into it
-        return function(*given, **named)  # type: ignore[no-any-return]
+        found = function(*given, **named)
+        return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
 
     try:
         return torch.autograd.functional.jvp(called, torch.zeros_like(direction), direction)  # type: ignore[no-any-return, no-untyped-call]
@@ -160,7 +167,7 @@ def _scaled(
     """A factor and a shift of each entry, after a step that repeats entries where a constant is larger."""
     shift, scale = _along(function, args, kwargs, flow, torch.ones(full, dtype=torch.float64))
     rows = [x.reshape(-1, *out) if x.numel() else x for x in (scale, shift)]
-    if any(not torch.equal(x, x[:1].expand_as(x)) for x in rows):
+    if any(not torch.allclose(x, x[:1].expand_as(x), rtol=0, atol=0, equal_nan=True) for x in rows):
         raise UnsupportedModelError("combines the data with a constant that differs between codes of a batch")
     step = Scale(*(_narrow(x[0]) for x in rows))
     if out == flow.shape:
@@ -209,22 +216,6 @@ def _convolution(
     held = None if bias is None else float64(bias, "bias")
     kernel, around = float64(weight, "weight"), tuple(output_padding)
     return [Conv(kernel, held, tuple(stride), tuple(padding), tuple(dilation), groups, transposed, around)]
-
-
-def _batch_norm(
-    flow: Flow, weight: Any, bias: Any, mean: Any, variance: Any, training: bool = False, momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> list[Part]:  # fmt: skip
-    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel, with running statistics."""
-    if training or mean is None or variance is None:
-        raise UnsupportedModelError(
-            "normalises by the statistics of the batch, so the output of one code depends on the others; "
-            "use module.eval() and track_running_stats=True"
-        )
-    scale = torch.rsqrt(float64(variance, "running_var") + eps)
-    scale = scale if weight is None else scale * float64(weight, "weight")
-    shift = (0.0 if bias is None else float64(bias, "bias")) - float64(mean, "running_mean") * scale
-    return [Scale(*(x.reshape(-1, *[1] * (len(flow.shape) - 1)) for x in (scale, shift)))]
 
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -289,10 +280,6 @@ def _sloped(flow: Flow, slope: Any = 0.01) -> list[Part]:
 
 _PARTS: dict[str, Callable[..., list[Part]]] = {
     "convolution": _convolution,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": lambda flow, w, b, mean, variance, momentum, eps: _batch_norm(
-        flow, w, b, mean, variance, eps=eps
-    ),
     **{
         name: _plain(name)
         for name in ("relu", "sigmoid", "tanh", "exp", "silu", "mish", "hardsigmoid", "hardswish", "sin")
