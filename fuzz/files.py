@@ -2,7 +2,8 @@
 
 Valid files are mutated: bytes, numbers in their fields, members of archives, values of JSON. Then come the files of
 ``crafted.py``. A reader has to end in an answer or in an error of unrelu's own, within 10 seconds of the processor and
-``max_bytes`` plus 500 MB of memory; it may open no file beside the one that it was given, and run nothing in a file.
+500 MB of memory beyond what a header may state; it may open no file beside the one that it was given, and run nothing
+in a file.
 
     python fuzz/files.py [--quick] [--seed N] --output FILE
 
@@ -37,7 +38,7 @@ from typing import Any
 
 # Of the processor: other work on the machine does not count. What waits takes none, and is stopped after a minute.
 SECONDS, HANGS = 10.0, 60.0
-# Beyond max_bytes, as resident memory.
+# Beyond the limit, as resident memory.
 MEGABYTES = 500
 FILES, FEW = 5000, 300
 COUNTS = ("refused", "read", "foreign exceptions", "above memory", "over 10 s", "foreign reads", "code run")
@@ -165,10 +166,12 @@ class Reader:
         return {"end": end, "error": error, "seconds": HANGS, "peak": 0, "foreign reads": [], "code run": []}
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, "--reader"]
+        from crafted import MAX_BYTES  # noqa: PLC0415
+
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+            [sys.executable, __file__, "--reader"], env={**os.environ, "UNRELU_MAX_FILE_BYTES": str(MAX_BYTES)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         assert self._process.stdout
         if self._process.stdout.readline() != b"ready\n":
             raise RuntimeError("the reader does not start; run fuzz/files.py --reader to see why")
@@ -462,10 +465,10 @@ def _special(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not Path(folder, name).is_dir() and not Path(folder, name).is_file()]
 
 
-def judged(found: dict[str, Any], what: str, max_bytes: int) -> list[str]:
+def judged(found: dict[str, Any], what: str, limit: int) -> list[str]:
     """What did not hold of a file."""
     bad = [found["end"]] if found["end"] in ("foreign exceptions", "over 10 s") else []
-    if found["peak"] > max_bytes + MEGABYTES * 10**6 or "MemoryError" in found["error"]:
+    if found["peak"] > limit + MEGABYTES * 10**6 or "MemoryError" in found["error"]:
         bad.append("above memory")
     if found["seconds"] > SECONDS and "over 10 s" not in bad:
         bad.append("over 10 s")

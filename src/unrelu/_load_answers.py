@@ -9,16 +9,13 @@ from unrelu.diagnostics.distinct_optima import distinct_optima
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion
 from unrelu.result.result_file import read_result_file
-from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import computing
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.posterior_file import read_posterior_file
 
 
 @computing(one_thread=True)
-def load_result(
-    path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
-) -> Inversion:
+def load_result(path: str | Path, network: Generator | None = None, *, operator: Any = None) -> Inversion:
     """Read a result that :meth:`Inversion.save` wrote.
 
     Without the network, the result can be printed, indexed, plotted and converted to a data frame. Values that are
@@ -30,12 +27,11 @@ def load_result(
         network: G. It must have the fingerprint in the file.
         operator: A, if it is code (a function, a large linear operator), which files do not contain; it needs the
             network.
-        max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
 
     Raises:
         InputError: the file does not exist, is damaged, truncated, of a later version or not a result; or the result
             was found on another network.
-        OptionError: ``network`` is not a generator, or ``max_bytes`` is not a number of bytes.
+        OptionError: ``network`` is not a generator.
 
     >>> import os, tempfile
     >>> import unrelu
@@ -46,14 +42,12 @@ def load_result(
     ...     unrelu.load_result(path, net)
     <Inversion: one observation, EXACT_FIT, success>
     """
-    found = read_result_file(path, max_bytes, network, operator)
+    found = read_result_file(path, network, operator)
     return Inversion(**found, find_optima=distinct_optima).shaped()
 
 
 @computing(one_thread=True)
-def load_posterior(
-    path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
-) -> Posterior:
+def load_posterior(path: str | Path, network: Generator | None = None, *, operator: Any = None) -> Posterior:
     """Read a posterior that :meth:`Posterior.save` wrote. Its status and all numbers are computed from the draws.
 
     Without the network, everything that concerns codes is there. What is computed from G(z), such as
@@ -61,7 +55,7 @@ def load_posterior(
 
     Args:
         path: the ``.npz`` file.
-        network, operator, max_bytes: see :func:`load_result`.
+        network, operator: see :func:`load_result`.
 
     Raises:
         InputError, OptionError: as for :func:`load_result`.
@@ -75,4 +69,4 @@ def load_posterior(
     ...     unrelu.load_posterior(path, net)
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
     """
-    return Posterior(**read_posterior_file(path, max_bytes, network, operator))
+    return Posterior(**read_posterior_file(path, network, operator))

@@ -109,7 +109,6 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "--operator", "y.npy", "--mask", "y.npy"), "were both given; pass one of them"),
         (("net.npz", "y.npy", "--prior", "a,b"), "--prior 'a,b': write two numbers"),
         (("net.npz", "y.npy", "--prior", "-1"), "prior=-1 must be finite and at least 0"),
-        (("net.npz", "y.npy", "--max-bytes", "100"), "at most 100 bytes are read"),
     ],
 )
 def test_errors_are_lines_on_stderr_and_leave_no_folder(run, arguments, message):

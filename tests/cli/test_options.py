@@ -75,7 +75,7 @@ def test_an_option_means_the_same_in_every_command():
         ("pass unrelu.load('dec.pth', activation=\"relu\")", "On the command line: --activation"),
         ("load(latent_shape=(20,)); or norm=`l2`", "On the command line: --norm, --model-option latent_shape="),
         ("pass operator=unrelu.Mask(...) or time_limit=3", "On the command line: --operator, --time-limit"),
-        ("pass a larger max_bytes= (--max-bytes) if you trust the file", ""),
+        ("set the environment variable UNRELU_MAX_FILE_BYTES=5 if you trust the file", ""),
         ("model=3, z0= and y = G(z) have no options", ""),
     ],
 )

@@ -42,7 +42,7 @@ def read(content):
 
 
 def same(one, other):
-    assert type(one) is type(other)
+    assert isinstance(one, type(other))
     if isinstance(one, np.ndarray):
         assert (one.dtype.newbyteorder("="), one.shape) == (other.dtype.newbyteorder("="), other.shape)
         np.testing.assert_array_equal(one, other)
@@ -144,8 +144,6 @@ FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arr
         (Runs, FOREIGN + "'tests.loaders.test_pickled_arrays.Runs'"),
         (complex(1, 2), FOREIGN + "'.*complex'"),
         (slice(1), FOREIGN),
-        ({1.5: 2}, "a dictionary with a key of type float"),
-        ({(1, 2): 2}, "a dictionary with a key of type tuple"),
         (np.zeros(2, dtype=[("a", "f4")]), "holds an array with entries of type 'V4'"),
         (np.datetime64("2020-01-01"), "holds an array with entries of type 'M8'"),
         (np.array([[None, 1]], dtype=object), FOREIGN + "'an array of objects'"),
@@ -197,24 +195,23 @@ NAME = b"\x8c\x01a"
         (b"cposix\nsystem\n)\x81.", FOREIGN + "'posix.system'"),
         (b"cposix\nsystem\n)R.", FOREIGN + "'posix.system'"),
         # Attributes of what the file names: its defaults, its code.
-        (b"c_codecs\nencode\n}b.", FOREIGN + "'method'"),
-        (b"cnumpy\ndtype\n}b.", FOREIGN + "'type'"),
+        (b"c_codecs\nencode\n}b.", FOREIGN + "'attributes of _codecs.encode'"),
+        (b"c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__)s\x86b.", FOREIGN + "'attributes of _codecs.encode'"),
+        (b"cnumpy\ndtype\n}b.", FOREIGN + "'attributes of numpy.dtype'"),
         (b"cnumpy\ndtype\n)\x81}b.", "not a pickle of arrays"),
-        (b"]K\x01b.", FOREIGN + "'list'"),
+        (b"]K\x01b.", "not a pickle of arrays"),
         (b"\x97.", "not a pickle of arrays"),
         (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "not a pickle of arrays"),
         # Lengths far beyond the end of the file.
         (b"\x8e" + (2**60).to_bytes(8, "little") + b"a.", "not a pickle of arrays"),
         (b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.", "not a pickle of arrays"),
         (b"X" + (2**32 - 1).to_bytes(4, "little") + b"a.", "not a pickle of arrays"),
-        # The unpickler in C makes a memo of this length.
-        (b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", None),
+        # The unpickler makes a memo of this length.
+        (b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", "not a pickle of arrays"),
+        (b"K\x01p2147483647\n.", "not a pickle of arrays"),
     ],
 )
 def test_damaged_and_hostile_opcodes(content, message):
-    if message is None:
-        assert read(content) == 1
-        return
     with pytest.raises(ModelFileError, match=message):
         read(content)
 
@@ -236,15 +233,6 @@ def test_deep_and_shared_containers_are_read_in_linear_time():
     del deep
 
 
-def test_bytes_are_copied_no_more_often_than_an_honest_file_needs():
-    """A text in the memo may be said again in a few bytes, each time as an array of its own."""
-    text = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6
-    begin = b"c_codecs\nencode\nq\x000" + text + b"q\x010X\x06\x00\x00\x00latin1q\x020("
-    assert read(begin + 2 * b"h\x00h\x01h\x02\x86R" + b"l.") == [b"a" * 10**6] * 2
-    with pytest.raises(InputError, match="its arrays take more than twice the bytes of the file"):
-        read(begin + 100 * b"h\x00h\x01h\x02\x86R" + b"l.")
-
-
 def test_an_ordered_dictionary_of_python_2():
     content = b"ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\naI1\naa(lp2\nS'b'\naI2\naatR."
     assert read(content) == {"a": 1, "b": 2}
@@ -257,15 +245,23 @@ def test_a_checkpoint_of_pytorch_is_named(tmp_path, zipped):
         unrelu.load(tmp_path / "net.pkl")
 
 
-def test_an_array_is_made_once_and_never_written_to():
+def test_an_array_is_made_once():
     """NumPy frees the entries of an array that gets others, whoever refers to them."""
     content = pickle.dumps(array((1,), DOUBLE, False, bytes(8)), 2)
     state = pickle.dumps((1, (1,), DOUBLE, False, bytes(8)), 2)[2:-1]
-    for more in (state + b"b", b"K\x00K\x01s"):
-        with pytest.raises(ModelFileError):
-            read(content[:-1] + more + b".")
+    with pytest.raises(ModelFileError, match="an array is made twice"):
+        read(content[:-1] + state + b"b.")
 
 
-def test_keys_that_take_forever_to_hash_are_refused():
-    with pytest.raises(ModelFileError, match="a key of type tuple"):
-        read(b"\x80\x02})" + b"2\x86" * 60 + b"Ns.")
+def test_bytes_are_never_objects(tmp_path):
+    """A type that holds objects and says that it holds none would have NumPy take bytes of the file for addresses."""
+    state = Reduced(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+    for content in (array((1,), state, False, bytes(8)), array((2,), state, False, [1])):
+        with pytest.raises(ModelFileError, match=FOREIGN + "'an array of objects'"):
+            read(pickle.dumps(content))
+
+
+def test_a_dictionary_whose_keys_are_no_words_is_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": {(1, 2): DRAWN}}))
+    with pytest.raises(ModelFileError, match="holds a dictionary with a key of type tuple; name arrays by words"):
+        unrelu.load(tmp_path / "a.pkl", activation="relu")

@@ -60,19 +60,19 @@ def test_a_second_writer_and_a_folder_with_links_are_refused(tmp_path):
 def test_archives_come_back_and_another_kind_and_changes_are_told(tmp_path):
     path = tmp_path / "kept.npz"
     write_archive(path, "result", TABLE)
-    found = read_archive(path, "result", 2**20, dict)
+    found = read_archive(path, "result", dict)
     for name, value in TABLE.items():
         np.testing.assert_array_equal(found[name], value)
     with pytest.raises(InputError, match=r"holds a result: unrelu\.load_result"):
-        read_archive(path, "prior", 2**20, dict)
+        read_archive(path, "prior", dict)
     for name, other in (("numbers", np.arange(3)), ("names", np.array(["xt", "wo"])), ("flag", np.array([True]))):
         np.savez(path, **found | {name: other})
         with pytest.raises(InputError, match=r"damaged .its numbers are not those that it was written with"):
-            read_archive(path, "result", 2**20, dict)
+            read_archive(path, "result", dict)
     for name, text in (("format", "unrelu result 2"), ("format", "other")):
         np.savez(path, **found | {name: text})
         with pytest.raises(InputError, match=f"holds no result; its format is '{text}', .* reads 'unrelu result 1'"):
-            read_archive(path, "result", 2**20, dict)
+            read_archive(path, "result", dict)
 
 
 def test_entries_have_their_types_and_ranges():

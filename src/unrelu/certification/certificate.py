@@ -31,7 +31,6 @@ from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, write_archive
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
@@ -240,18 +239,17 @@ class Certificate:
         write_archive(Path(path), "certificate", table_of(self))
 
     @classmethod
-    def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
+    def load(cls, path: str | Path) -> Certificate:
         """Read a file written by :meth:`save`. Nothing is unpickled. :meth:`verify` checks the certificate.
 
         Args:
             path: the file.
-            max_bytes: the most that it may take in memory, 4 GiB by default.
 
         Raises:
-            InputError: the file does not exist, is damaged or no certificate, or is larger than ``max_bytes``.
-            OptionError: ``max_bytes`` is not a number of bytes.
+            InputError: the file does not exist, is damaged or no certificate, or is larger than the setting
+                ``UNRELU_MAX_FILE_BYTES`` allows.
         """
-        return cls(**read_archive(path, "certificate", max_bytes, fields_of))
+        return cls(**read_archive(path, "certificate", fields_of))
 
 
 # --- verification: statements that do not follow ----------------------------------------------------------------------

@@ -131,8 +131,8 @@ def invert(
 
     output, options = folder.output, options_of(option)
     network = read_model(model, reading, device)
-    given = read_given(data, network, size_of(size), asked.scale, reading.max_bytes)
-    question = read_question(asked, reading.max_bytes)
+    given = read_given(data, network, size_of(size), asked.scale)
+    question = read_question(asked)
     ends = check_picture(output, given, network) if is_picture(output) else None
     with answering(folder, method, made=ends is None) as (callback, interrupted):
         result = unrelu.invert(
@@ -190,9 +190,7 @@ def run(
 
     check_exports(export or ())
     options, network = options_of(option), read_model(model, reading, device)
-    question = read_question(replace(asked, mask=None), reading.max_bytes) | read_masks(asked, network)
-    if reading.max_bytes is not None:
-        question["max_bytes"] = reading.max_bytes
+    question = read_question(replace(asked, mask=None)) | read_masks(asked, network)
     with watching(ending.quiet) as watcher:
         found = unrelu.run(
             network, data, output, method, norm=norm, posterior=posterior, seed=seed, time_limit=time_limit,
@@ -234,8 +232,8 @@ def posterior(
     from unrelu.cli.result_folders import answering, posterior_records, write_posterior
 
     output, network = folder.output, read_model(model, reading, device)
-    given = read_given(data, network, size_of(size), asked.scale, reading.max_bytes)
-    question = read_question(asked, reading.max_bytes)
+    given = read_given(data, network, size_of(size), asked.scale)
+    question = read_question(asked)
     with answering(folder, "posterior") as (callback, interrupted):
         result = unrelu.posterior(
             network, given.y, draws=draws, seed=seed, time_limit=time_limit, scale=given.scale, callback=callback,
@@ -273,8 +271,8 @@ def profile(
     from unrelu.cli.result_folders import answering, profile_records, write_profile
 
     output, network = folder.output, read_model(model, reading, device)
-    y, (names, values) = read_observations(data, max_bytes=reading.max_bytes), read_along(along)
-    question = read_question(asked, reading.max_bytes)
+    y, (names, values) = read_observations(data), read_along(along)
+    question = read_question(asked)
     with answering(folder, "profile") as (callback, interrupted):
         found = unrelu.profile(
             network, y, names, values, seed=seed, time_limit=time_limit, scale=asked.scale, callback=callback,
@@ -329,11 +327,11 @@ def certify(
     from unrelu.cli.argument_files import read_model, read_observations, read_question
     from unrelu.cli.result_folders import answering, certificate_records, write_certificates
 
-    output, most = folder.output, reading.max_bytes
-    y, found = read_observations(data, max_bytes=most), None
+    output = folder.output
+    y, found = read_observations(data), None
     if codes:
-        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", most)
-    network, question = read_model(model, reading), read_question(asked, most)
+        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes")
+    network, question = read_model(model, reading), read_question(asked)
     with answering(folder, "certify", "node") as (callback, interrupted):
         result = unrelu.certify(
             network, y, found, norm=norm, time_limit=time_limit, scale=asked.scale, callback=callback, **question

@@ -18,7 +18,6 @@ from unrelu.display.pixels import drawn_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, own_range, scale_of
 from unrelu.models.generator import Generator
-from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import drafted
 
 Shape = tuple[int, ...]
@@ -43,9 +42,7 @@ class Given:
     shape: Shape | None
 
 
-def read_given(
-    data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None, max_bytes: int | None
-) -> Given:
+def read_given(data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None) -> Given:
     """Read observations from a file of arrays, or one observation from a picture, mapped to the generator's scale.
 
     Args:
@@ -53,24 +50,21 @@ def read_given(
         network: G, which determines the size and the scale of pictures.
         size: (height, width) to resize a picture to.
         scale: LOW,HIGH or none; None is the generator's own for a picture.
-        max_bytes: the largest size of a file in bytes; None is 4 GiB.
     """
     if is_picture(data):
-        y, shape = read_picture(data, network.output_shape, size, max_bytes or MAX_BYTES)
+        y, shape = read_picture(data, network.output_shape, size)
         scale = str(scale_of(network)) if scale is None else scale
         low, high = own_range(y.dtype) or (0.0, 1.0)
         mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
         return Given(y, scale, (data.name,), f"{data.name}: {kind_of(shape)}, {mapped}", shape)
     if size is not None:
         raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
-    y, output = read_observations(data, max_bytes=max_bytes), network.output_shape
+    y, output = read_observations(data), network.output_shape
     one = y.ndim == 1 or y.shape == output or len(y) == 1
     return Given(y, scale, None, "", picture_shape(output) if one else None)
 
 
-def read_picture(
-    path: Path, output: Shape, size: tuple[int, int] | None, max_bytes: int
-) -> tuple[npt.NDArray[Any], Shape]:
+def read_picture(path: Path, output: Shape, size: tuple[int, int] | None) -> tuple[npt.NDArray[Any], Shape]:
     """The picture in a file, for a generator with outputs of this shape.
 
     Returns:
@@ -80,7 +74,7 @@ def read_picture(
     Raises:
         InputError: it cannot be read, or the generator makes other pictures, or none.
     """
-    found, made = decoded(path, size, max_bytes=max_bytes), picture_shape(output)
+    found, made = decoded(path, size), picture_shape(output)
     if isinstance(found, str):
         raise InputError(found if found.startswith(str(path)) else f"{path} {found}")
     if found.shape == made or (max(output) == math.prod(output) == found.size):

@@ -13,14 +13,14 @@ from scipy import sparse
 
 from unrelu import zoo
 from unrelu.cli.options import MODEL_OPTIONS, Measured, Question, Reading
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.loaders import load
 from unrelu.measurements import Mask, Matrix
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import MAX_BYTES, MODEL_BYTES, npy_header, opened, read_npy, read_npz, shown_size
+from unrelu.runtime.file_reading import check_stated_size, npy_header, opened, read_npy, read_npz
 
 # --- models and values ------------------------------------------------------------------------------------------------
 
@@ -45,7 +45,6 @@ def read_model(model: str, reading: Reading, device: str | None = None) -> Gener
             layers=layers.split(",") if layers and not layers.endswith(".") else layers,
             activation=activation.split(",") if activation and "," in activation else activation,
             latent_shape=tuple(shape) if isinstance(shape, list) else shape,
-            max_bytes=reading.max_bytes or MODEL_BYTES,
             **given,
         )
     if names is not None:
@@ -86,27 +85,20 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def read_observations(
-    path: Path, what: str = "observations", name: str = "y", max_bytes: int | None = None
-) -> npt.NDArray[Any]:
+def read_observations(path: Path, what: str = "observations", name: str = "y") -> npt.NDArray[Any]:
     """The array in a ``.npy`` file, or the one in a ``.npz`` file (called ``name`` if it holds several).
 
-    ``what`` it holds is for messages. The array may take ``max_bytes``, as it is stored and as float64.
+    ``what`` it holds is for messages.
     """
-    limit = max_bytes or MAX_BYTES
     if path.is_dir() or path.suffix.lower() not in (".npy", ".npz"):
         others = "; `unrelu run` reads folders of pictures, HDF5 and Zarr" if what == "observations" else ""
         raise InputError(f"{path}: {what} are read from files that end in .npy or .npz{others}")
-    array = read_npy(path, limit) if path.suffix.lower() == ".npy" else _arrays(path, limit, name)[0]
-    if (size := 8 * array.size) > limit:
-        raise InputError(
-            f"{path} holds {what} that take {shown_size(size)} as float64; at most {shown_size(limit)} are read, "
-            "pass a larger max_bytes=, or use unrelu.run, which reads in parts"
-        )
+    array = read_npy(path) if path.suffix.lower() == ".npy" else _arrays(path, name)[0]
+    check_stated_size(f"{path} as float64 has", 8 * array.size, "use unrelu.run, which reads in parts")
     return array
 
 
-def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]:
+def _arrays(path: str | Path, *names: str) -> list[npt.NDArray[Any]]:
     """The arrays of these names in a ``.npz`` file; a single one may have any name if it is alone."""
 
     def chosen(held: list[str]) -> Sequence[str]:
@@ -116,28 +108,25 @@ def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]
             raise InputError(f"{path} holds {', '.join(held) or 'no arrays'}; name the array {missing[0]!r}")
         return names
 
-    return list(read_npz(path, limit, chosen).values())
+    return list(read_npz(path, chosen).values())
 
 
 # --- the question -----------------------------------------------------------------------------------------------------
 
 
-def read_question(asked: Measured, max_bytes: int | None) -> dict[str, Any]:
+def read_question(asked: Measured) -> dict[str, Any]:
     """The arguments of :func:`unrelu.invert` that options state, but for the scale; those left out are missing."""
-    limit = max_bytes or MAX_BYTES
-    stated: dict[str, Any] = {
-        "noise": asked.noise, "operator": read_measurement(asked.mask, asked.operator, max_bytes)
-    }  # fmt: skip
+    stated: dict[str, Any] = {"noise": asked.noise, "operator": read_measurement(asked.mask, asked.operator)}
     if asked.noise is not None and _is_npz(asked.noise):
-        held = read_npz(asked.noise, limit, lambda held: [name for name in held if name in ("std", "covariance")])
+        held = read_npz(asked.noise, lambda held: [name for name in held if name in ("std", "covariance")])
         stated["noise"] = Gaussian(held.get("std"), covariance=held.get("covariance"))
     if asked.bounds is not None:
-        stated["bounds"] = _pair("--bounds", asked.bounds, ("lower", "upper"), limit)
+        stated["bounds"] = _pair("--bounds", asked.bounds, ("lower", "upper"))
     if asked.fixed:
         stated["fixed"] = {_place(name): value for name, value in options_of(asked.fixed, "--fixed").items()}
     if isinstance(asked, Question) and asked.prior is not None:
         weight = _value(asked.prior)
-        normal = None if isinstance(weight, int | float) else _pair("--prior", asked.prior, ("mean", "std"), limit)
+        normal = None if isinstance(weight, int | float) else _pair("--prior", asked.prior, ("mean", "std"))
         stated["prior"] = weight if normal is None else Normal(*normal)
     return {name: value for name, value in stated.items() if value is not None}
 
@@ -160,23 +149,22 @@ def _place(name: str) -> str | int:
     return int(name) if name.removeprefix("-").isdecimal() else name
 
 
-def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:
+def read_measurement(mask: Path | None, operator: Path | None) -> Mask | Matrix | None:
     """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse."""
     if mask is not None and operator is not None:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     if mask is not None:
-        array = read_observations(mask, "masks", "mask", max_bytes)
+        array = read_observations(mask, "masks", "mask")
         odd = array[(array != 0) & (array != 1)]
         if odd.size:
             raise InputError(f"{mask} has entries like {odd[0]}; a mask is made of 0 and 1")
         return Mask(array.astype(bool))
     if operator is None:
         return None
-    limit = max_bytes or MAX_BYTES
     # Every array is read and checked before SciPy reads it.
-    if _is_npz(operator) and read_npz(operator, limit, lambda held: held if "format" in held else []):
-        return Matrix(_sparse(operator, limit))
-    return Matrix(read_observations(operator, "operators", "operator", max_bytes))
+    if _is_npz(operator) and read_npz(operator, lambda held: held if "format" in held else []):
+        return Matrix(_sparse(operator))
+    return Matrix(read_observations(operator, "operators", "operator"))
 
 
 def read_masks(asked: Measured, network: Generator) -> dict[str, Any]:
@@ -193,10 +181,10 @@ def _is_npz(path: str | Path) -> bool:
     return str(path).lower().endswith(".npz")
 
 
-def _pair(option: str, text: str, names: tuple[str, str], limit: int) -> Sequence[Any]:
+def _pair(option: str, text: str, names: tuple[str, str]) -> Sequence[Any]:
     """Two numbers, or two arrays of these names from a ``.npz`` file."""
     if _is_npz(text):
-        return _arrays(text, limit, *names)
+        return _arrays(text, *names)
     pair = _value(text)
     if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(number, int | float) for number in pair):
         raise InputError(
@@ -206,14 +194,17 @@ def _pair(option: str, text: str, names: tuple[str, str], limit: int) -> Sequenc
     return tuple(map(float, pair))
 
 
-def _sparse(path: Path, limit: int) -> sparse.csr_array:
+def _sparse(path: Path) -> sparse.csr_array:
     """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
     try:
         made = sparse.load_npz(path)
-        if len(made.shape) != 2 or min(made.shape) < 1 or 8 * sum(made.shape) > limit:
+        if len(made.shape) != 2 or min(made.shape) < 1:
             raise ValueError(f"its shape is {made.shape}")
+        check_stated_size(f"{path} has rows and columns whose indices take", 8 * sum(made.shape))
         if made.format in ("csr", "csc", "bsr"):
             made.check_format(full_check=True)
         return sparse.csr_array(made)
+    except UnreluError:
+        raise
     except Exception as error:  # of SciPy and NumPy: ValueError, TypeError, KeyError, IndexError, OverflowError, ...
         raise InputError(f"{path} is no sparse matrix of SciPy ({error!s:.200}); use scipy.sparse.save_npz") from error

@@ -83,9 +83,6 @@ class Reading:
             "output_log=10 where outputs are logarithms. Repeatable.",
         ),
     ] = None
-    max_bytes: Annotated[
-        int | None, in_reading(min=1, help="Refuse larger files unread. By default 4 GiB, 1 GiB of a model.")
-    ] = None
 
 
 # --- what was observed ------------------------------------------------------------------------------------------------

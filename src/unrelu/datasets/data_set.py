@@ -15,7 +15,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.file_reading import shown_size
+from unrelu.runtime.file_reading import check_stated_size
 
 Shape = tuple[int, ...]
 # Chunks that one observation may be in: each may be a file.
@@ -71,8 +71,8 @@ class DataSet:
         dtype: np.dtype[Any] = np.dtype(self.values.dtype)
         return dtype
 
-    def check(self, max_bytes: int) -> DataSet:
-        """Refuse what is no batch of real numbers, or has observations larger than ``max_bytes``."""
+    def check(self) -> DataSet:
+        """Refuse what is no batch of real numbers, or has observations larger than the setting allows."""
         shape = tuple(self.values.shape)
         if len(shape) < 2:
             raise InputError(
@@ -83,11 +83,8 @@ class DataSet:
             raise InputError(f"{self.location} has shape {shape}, so it holds no values; pass one that does")
         if self.dtype.kind not in "biuf":
             raise InputError(f"{self.location} has entries of type {self.dtype}; save real numbers")
-        if (size := 8 * math.prod(self.shape)) > max_bytes:
-            raise InputError(
-                f"{self.location} has shape {shape}, so one observation takes {shown_size(size)}; at most "
-                f"{shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust it"
-            )
+        said = f"{self.location} has shape {shape}, so one observation takes"
+        check_stated_size(said, 8 * math.prod(self.shape))
         return self
 
     def read(self, start: int, stop: int) -> tuple[Array, Problems]:
@@ -165,12 +162,9 @@ class Observations:
         return hashlib.sha256(values.tobytes() + (b"" if self.masks is None else seen.tobytes())).hexdigest()
 
 
-def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
+def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int) -> None:
     """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
-    if (size := math.prod(chunk) * itemsize) > max_bytes:
-        raise InputError(
-            f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes= (--max-bytes)"
-        )
+    check_stated_size(f"{location} has chunks of", math.prod(chunk) * itemsize, "write it in smaller ones")
     count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
     if count > _CHUNKS:
         raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")

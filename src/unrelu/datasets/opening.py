@@ -14,18 +14,15 @@ import torch
 from torch import Tensor
 
 from unrelu.datasets.data_set import DataSet, StoredArray
-from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
+from unrelu.errors import InputError, MissingPackageError, UnreluError
+from unrelu.runtime.file_reading import npy_header, opened, read_npz
 from unrelu.runtime.words import listed
 
 _HDF5, _PICTURES = (".h5", ".hdf5"), (".png", ".jpg", ".jpeg")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a folder of PNG or JPEG images"
 
 
-def open_data(
-    given: Any, array: str | None = None, size: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES,
-    what: str = "data",
-) -> DataSet:  # fmt: skip
+def open_data(given: Any, array: str | None = None, size: tuple[int, int] | None = None, what: str = "data") -> DataSet:
     """The data set that is given, of which little or nothing is read yet.
 
     Args:
@@ -35,18 +32,17 @@ def open_data(
         array: which array to read of a store of several. By default, "y" of observations, "mask" of masks, or the only
             one.
         size: (height, width) to resize images to; without it they are taken as they are.
-        max_bytes: the most that a ``.npz`` file, one observation, or one chunk of a store may take once decompressed.
         what: "data" or "masks", for messages. Masks are resized by the nearest pixel.
 
     Raises:
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
-        OptionError: ``max_bytes`` is no number of bytes.
+            is given where there are no arrays or no images; it is stored elsewhere, or a ``.npz`` file, one observation
+            or one chunk of a store is larger than the setting ``UNRELU_MAX_FILE_BYTES`` allows.
         MissingPackageError: h5py is not installed.
     """
-    most, files = check_limit(max_bytes), _picture_files(given)
+    files = _picture_files(given)
     if files is not None or isinstance(given, str | os.PathLike):
-        found = _stored(given, files, array, size, most, what)
+        found = _stored(given, files, array, size, what)
     elif array is not None or size is not None:
         raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
     elif np.ma.is_masked(given):
@@ -57,7 +53,7 @@ def open_data(
             given = (given if given.dtype != torch.bfloat16 else given.float()).numpy()
         sliced = all(hasattr(given, name) for name in ("shape", "dtype", "__getitem__"))
         found = DataSet(what, given if sliced else np.asarray(given))
-    return found.check(most)
+    return found.check()
 
 
 def _picture_files(given: Any) -> list[Path] | None:
@@ -73,7 +69,7 @@ def _picture_files(given: Any) -> list[Path] | None:
 
 
 def _stored(
-    given: Any, files: Sequence[Path] | None, array: str | None, size: tuple[int, int] | None, most: int, what: str
+    given: Any, files: Sequence[Path] | None, array: str | None, size: tuple[int, int] | None, what: str
 ) -> DataSet:
     location = f"{len(given)} files" if isinstance(given, list | tuple) else str(given)
     if any(Path(location, name).exists() for name in (".zgroup", ".zarray")):
@@ -85,7 +81,7 @@ def _stored(
 
         if not files:
             raise InputError(f"{location} holds no file that ends in {', '.join(_PICTURES)}; pass {_KINDS}")
-        pictures = Pictures.of(files, size, nearest=what == "masks", max_bytes=most)
+        pictures = Pictures.of(files, size, nearest=what == "masks")
         white = float(np.iinfo(pictures.dtype).max) if pictures.dtype.kind == "u" else 1.0
         return DataSet(location, pictures, [path.name for path in files], white)
     if "://" in location:
@@ -99,27 +95,27 @@ def _stored(
         raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
     choose = partial(_choose, array=array, name=name, location=location)
     try:
-        return DataSet(location, _array(location, ending, choose, most))
-    except (InputError, MissingPackageError, MemoryError):
+        return DataSet(location, _array(location, ending, choose))
+    except (UnreluError, MemoryError):
         raise
     except Exception as error:  # every library has its own for damaged and missing stores
         raise InputError(f"{location} cannot be opened: {error}; pass a whole, readable data set") from error
 
 
-def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str], most: int) -> Any:
+def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str]) -> Any:
     if Path(location).is_dir():
         from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- Zarr takes a third of a second
 
-        return open_zarr(location, choose, most)
+        return open_zarr(location, choose)
     if ending in _HDF5:
         try:
             from unrelu.datasets._hdf5_reading import open_hdf5  # noqa: PLC0415 -- an optional dependency
         except ImportError:
             raise MissingPackageError("HDF5 files need h5py: pip install h5py", name="h5py") from None
 
-        return open_hdf5(location, choose, most)
+        return open_hdf5(location, choose)
     if ending == ".npz":  # zip files cannot be read in parts
-        return next(iter(read_npz(location, most, lambda names: [choose(names)]).values()))
+        return next(iter(read_npz(location, lambda names: [choose(names)]).values()))
     if ending != ".npy":
         raise InputError(f"{location} is no data set; pass {_KINDS}")
     with opened(location) as (stream, size):

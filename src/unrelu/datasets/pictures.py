@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from unrelu.datasets.data_set import Shape
-from unrelu.errors import InputError
-from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
+from unrelu.errors import InputError, OptionError
+from unrelu.runtime.file_reading import check_stated_size, read_bytes
 
 # Pillow's modes that hold what the file says, and the types of their values. Others have a palette or transparency, and
 # what they should look like is a choice that the user has to make. Older Pillows read 16-bit files as "I".
@@ -32,22 +32,17 @@ class Pictures:
         files: the files in order.
         size: (height, width) to resize to, antialiased bilinear, or by the ``nearest`` pixel for masks. Without it, all
             files must have the first one's size.
-        max_bytes: the most that one file, and one image as float64, may take; Pillow's own limit holds as well.
         shape, dtype: those of the first file that can be read.
     """
 
     files: Sequence[Path]
     size: tuple[int, int] | None
     nearest: bool
-    max_bytes: int
     shape: Shape
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(
-        cls, files: Sequence[Path], size: tuple[int, int] | None = None, *, nearest: bool = False,
-        max_bytes: int = MAX_BYTES,
-    ) -> Pictures:  # fmt: skip
+    def of(cls, files: Sequence[Path], size: tuple[int, int] | None = None, *, nearest: bool = False) -> Pictures:
         """The pictures in files.
 
         Raises:
@@ -57,9 +52,9 @@ class Pictures:
             raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels (--size)")
         problem = ""
         for path in files:
-            first = decoded(path, size, nearest, max_bytes)
+            first = decoded(path, size, nearest)
             if not isinstance(first, str):
-                return cls(files, size, nearest, max_bytes, (len(files), *first.shape), first.dtype)
+                return cls(files, size, nearest, (len(files), *first.shape), first.dtype)
             problem = problem or f"{path.name} {first}"
         raise InputError(f"no image can be read: {problem}")
 
@@ -67,7 +62,7 @@ class Pictures:
         return np.stack([self._image(path) for path in self.files[rows]])
 
     def _image(self, path: Path) -> npt.NDArray[Any]:
-        image = decoded(path, self.size, self.nearest, self.max_bytes)
+        image = decoded(path, self.size, self.nearest)
         if isinstance(image, str):
             raise InputError(image)
         if (image.shape, image.dtype) != (self.shape[1:], self.dtype):
@@ -77,29 +72,25 @@ class Pictures:
         return image
 
 
-def decoded(
-    path: Path, size: tuple[int, int] | None = None, nearest: bool = False, max_bytes: int = MAX_BYTES
-) -> npt.NDArray[Any] | str:
+def decoded(path: Path, size: tuple[int, int] | None = None, nearest: bool = False) -> npt.NDArray[Any] | str:
     """The image in a file, or what is wrong with it. A link may not lead out of its folder.
 
     Nothing but PNG and JPEG is decoded, whatever the file is called.
     """
     try:
         # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
-        content = io.BytesIO(read_bytes(path, max_bytes, path.parent))
+        content = io.BytesIO(read_bytes(path, path.parent))
         with warnings.catch_warnings():
             # What Pillow takes for a decompression bomb is one to us.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(content, formats=("PNG", "JPEG")) as image:
-                needed = 8 * image.width * image.height * len(image.getbands())
-                if needed > max_bytes:
-                    return f"takes {shown_size(needed)}; at most {shown_size(max_bytes)} are read (--max-bytes)"
+                check_stated_size("takes", 8 * image.width * image.height * len(image.getbands()))
                 return _pixels(image, size, nearest)
     except InputError as error:
         return str(error)
     except UnidentifiedImageError:
         return "is no PNG or JPEG file"
-    except MemoryError:
+    except (OptionError, MemoryError):
         raise
     except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...
         return f"cannot be read: {error}"

@@ -18,7 +18,7 @@ import numpy as np
 from unrelu.errors import ModelFileError, OptionError
 from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._torch_operations import float64
-from unrelu.loaders._weight_arrays import check_size, from_arrays
+from unrelu.loaders._weight_arrays import from_arrays
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -56,15 +56,14 @@ def emulator_entries(contents: object) -> dict[str, Any] | None:
     return held
 
 
-def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerator:
+def emulator(held: Mapping[str, Any]) -> Network | NamedGenerator:
     """The network of named entries, in the units of its parameters and of what it was trained to put out.
 
     Those are spectra or their logarithms, which the file does not say. The latent coordinates have the names of the
     parameters, if the file holds them.
 
     Raises:
-        ModelFileError: an entry is missing or no array, the arrays take more than ``max_bytes`` as float64, or the
-            parameters have no proper names.
+        ModelFileError: an entry is missing or no array, or the parameters have no proper names.
         ModelError: shapes do not fit, or a number is not finite.
     """
     with readable("emulator of CosmoPower or speculator", "save it again by its package"):
@@ -77,7 +76,6 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
             f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} "
             "betas; every layer has a weight and a bias, and all but the last an alpha and a beta"
         )
-    check_size([*weights, *biases, *alphas, *betas, *map(np.asarray, scales.values())], max_bytes)
     swish = [
         Activation("swish", float64(beta, f"beta {i}").numpy(), steepness=float64(alpha, f"alpha {i}").numpy())
         for i, (alpha, beta) in enumerate(zip(alphas, betas, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,6 @@ from unrelu.loaders._weight_arrays import (
     Layers,
     by_layer,
     check_layers,
-    check_size,
     chosen,
     flattened,
     from_names,
@@ -33,7 +33,7 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import MODEL_BYTES, check_limit, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
 
 # The most characters of a message.
@@ -60,7 +60,6 @@ def load(
     layers: Layers = None,
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
-    max_bytes: int = MODEL_BYTES,
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
@@ -69,7 +68,7 @@ def load(
     inputs: Mapping[str, object] | None = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
-    """Read a network from a file. No file can run code, have other files read, or fill the memory.
+    """Read a network from a file. No file can run code or have other files read.
 
     The suffix selects the format:
 
@@ -95,7 +94,6 @@ def load(
         activation: as in :func:`unrelu.from_arrays`: one for all layers, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
-        max_bytes: the most bytes that the tensors may take, as stored and as float64; 1 GiB by default.
         input_scale, output_scale, output_basis, output_log: as in :func:`unrelu.from_arrays`; on top of what the file
             holds.
         output, inputs: of an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
@@ -108,8 +106,7 @@ def load(
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
             ``activation`` is needed.
-        OptionError: an option does not apply to this kind of file, ``max_bytes`` is not a number of bytes, or
-            ``device`` is not available.
+        OptionError: an option does not apply to this kind of file, or ``device`` is not available.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and the emulators' packages.
 
@@ -132,7 +129,6 @@ def load(
     else:
         _refuse(file, "weights, only with graphs", latent_shape=latent_shape, output=output, inputs=inputs)
     check_layers(layers)
-    max_bytes = check_limit(max_bytes)
     try:
         with opened(file) as (_, size):
             if size == 0:
@@ -140,10 +136,12 @@ def load(
         if onnx:
             from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-            network = from_onnx(file, latent_shape, max_bytes, GeneratorCall.parse(output).output, inputs or {})
+            network = from_onnx(file, latent_shape, GeneratorCall.parse(output).output, inputs or {})
         else:
-            network = _of_weights(file, layers, activation, max_bytes)
+            network = _of_weights(file, layers, activation)
         found = standardised(network, input_scale, output_scale, output_basis, output_log)
+    except MemoryError as error:
+        raise ModelFileError(f"{file} asks for more memory than there is; check that it is not damaged") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
     except (ModelError, InputError) as error:
@@ -181,25 +179,25 @@ def _refuse(file: Path, what: str, **options: object) -> None:
             raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
 
 
-def _contents(file: Path, picked: bool, max_bytes: int) -> Any:
+def _contents(file: Path, picked: bool) -> Any:
     """What a file of weights holds: arrays by name, nested, or the lists of an emulator."""
     suffix = file.suffix.lower()
     if suffix == ".safetensors":
-        return _safetensors(file, max_bytes)
+        return _safetensors(file)
     if suffix in _CHECKPOINTS:
-        return _state_dict(read_checkpoint(file, max_bytes), picked)
+        return _state_dict(read_checkpoint(file), picked)
     if suffix != ".npz":
-        return read_pickle(file, max_bytes)
-    held = read_npz(file, max_bytes, unpickle=unpickled)
+        return read_pickle(file)
+    held = read_npz(file, unpickle=unpickled)
     return held["arr_0"] if held.keys() == {"arr_0"} and not isinstance(held["arr_0"], np.ndarray) else held
 
 
-def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_bytes: int) -> Network | NamedGenerator:
+def _of_weights(file: Path, layers: Layers, activation: Activations | None) -> Network | NamedGenerator:
     """Read a file of weights: an emulator that states what it computes, or named arrays."""
-    contents, suffix = _contents(file, layers is not None, max_bytes), file.suffix.lower()
+    contents, suffix = _contents(file, layers is not None), file.suffix.lower()
     if (held := emulator_entries(contents)) is not None:
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
-        return emulator(held, max_bytes)
+        return emulator(held)
     if not isinstance(contents, Mapping):
         raise ModelFileError(
             f"the file holds a {type(contents).__name__}, no emulator that is known, no dictionary of arrays; pass "
@@ -213,7 +211,8 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
     picked = chosen(by_layer(flat), layers, ordered=suffix != ".safetensors")
     if not picked:
         raise ModelFileError("the file holds no weights")
-    check_size([array for held in picked.values() for array in held.values()], max_bytes)
+    size = 8 * sum(math.prod(array.shape) for held in picked.values() for array in held.values())
+    check_stated_size("its arrays take, as float64,", size, "pick layers with layers=")
     if activation is None and stored.size:
         activation = stored.tolist()
     if not ends:
@@ -232,20 +231,14 @@ def _array(value: object, name: str) -> Entry:
     return value
 
 
-def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
+def _safetensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a file, in no order."""
     try:
         from safetensors import safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
         raise ModelFileError("reading .safetensors needs a package: pip install safetensors") from None
-    with opened(file) as (stream, size):
-        header = int.from_bytes(stream.read(8), "little")
-        # The header is JSON, which may take 32 times its size in memory.
-        if header <= size - 8 and max(size, header * 32) > max_bytes:
-            raise ModelFileError(
-                f"has {shown_size(size)}, {shown_size(header)} of them its header; at most {shown_size(max_bytes)} are "
-                "read, pass a larger max_bytes= (--max-bytes) if you trust the file"
-            )
+    with opened(file) as (_, size):  # safetensors refuses a header that states more than the file holds
+        check_stated_size(f"{file} has", size)
     with readable(".safetensors file", "save it again"), safe_open(file, framework="pt") as archive:
         return {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 -- not a dictionary
 

@@ -26,16 +26,12 @@ TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: tor
          9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.int64, 13: torch.int64,
          16: torch.bfloat16}  # fmt: skip
 
-# The most sizes or axes of an operator.
-_MOST_SIZES = 10_000
 # Modes of padding, as PyTorch calls them.
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def integers(value: Any) -> list[int]:
     """Sizes or axes, which newer versions of an operator take as an input and older ones as an attribute."""
-    if len(value) > _MOST_SIZES:  # as a list, they would take five times the memory
-        raise UnsupportedModelError(f"takes {len(value):,} sizes; at most {_MOST_SIZES:,} are read")
     return [int(n) for n in (value.ravel().tolist() if isinstance(value, Tensor) else value)]
 
 

@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-from unrelu.errors import InputError, ModelError, ModelFileError, OptionError, UnreluError, UnsupportedModelError
+from unrelu.errors import ModelError, ModelFileError, OptionError, UnreluError, UnsupportedModelError
 from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES, cast_later
 from unrelu.loaders._pickled_arrays import readable
@@ -24,7 +21,7 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import Pick, concatenated
-from unrelu.runtime.file_reading import opened, read_bytes, shown_size
+from unrelu.runtime.file_reading import check_stated_size, opened, read_bytes
 
 try:
     import onnx
@@ -44,22 +41,21 @@ _LARGEST_CHECKED = 2**31 - 1
 def from_onnx(
     file: Path,
     latent_shape: int | tuple[int, ...] | None,
-    max_bytes: int,
     output: Pick | Mapping[str, Pick] | None,
     inputs: Mapping[str, object],
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
-    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together with the tensors
-    of a few codes. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or
-    tensors inside the graph; ``inputs`` are values of all inputs but one.
+    ``latent_shape`` is needed if the graph leaves it open. ``output`` picks outputs, as
+    :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or tensors inside the graph; ``inputs`` are values of
+    all inputs but one. What the graph computes may take any memory and time.
 
     Raises:
-        ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
+        ModelFileError: the file is truncated, or not a valid ONNX model.
         UnsupportedModelError: a node is unknown, or the graph is not a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
     """
-    graph = read_model(file, max_bytes).graph
+    graph = read_model(file).graph
     constants = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
     free = {value.name: value for value in graph.input if value.name not in constants}
     if unknown := [name for name in inputs if name not in free]:
@@ -74,7 +70,7 @@ def from_onnx(
     shape, batch = _input_shape(code, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
     chosen = _chosen(graph, output)
-    with torch.no_grad(), _Limit(max_bytes):
+    with torch.no_grad():
         try:
             constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
             module = OnnxModule(graph, code.name, constants, chosen)
@@ -95,7 +91,7 @@ def from_onnx(
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
+def read_model(file: Path) -> onnx.ModelProto:
     """Return the model in a file, checked.
 
     Tensors may be in a second file only if that is called ``NAME.data`` or ``NAME_data``, where NAME is the model's
@@ -104,16 +100,15 @@ def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
 
     Raises:
         ModelFileError: the file is truncated or not a valid ONNX model, or refers to another file or a link.
-        InputError: the file, or its tensors, have more than ``max_bytes``.
+        InputError: the file, or the second one, has more bytes than the setting allows.
         UnsupportedModelError: it has too many nodes, functions, sparse weights or an old opset.
     """
-    content = read_bytes(file, max_bytes)
+    content = read_bytes(file)
     with readable("valid ONNX model"):
         model = onnx.load_model_from_string(content)
         outside = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-        left = max_bytes
         for tensor in outside:
-            left -= _embed(tensor, file, left)
+            _embed(tensor, file)
         if outside:
             content = model.SerializeToString() if model.ByteSize() <= _LARGEST_CHECKED else b""
         if 0 < len(content) <= _LARGEST_CHECKED:
@@ -131,8 +126,8 @@ def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
     return model
 
 
-def _embed(tensor: onnx.TensorProto, file: Path, left: int) -> int:
-    """Move a tensor from the second file into the model; return its bytes, which are at most ``left``."""
+def _embed(tensor: onnx.TensorProto, file: Path) -> None:
+    """Move a tensor from the second file into the model."""
     stated = {entry.key: entry.value for entry in tensor.external_data}
     location = stated.get("location", "")
     beside = file.parent / location
@@ -142,20 +137,15 @@ def _embed(tensor: onnx.TensorProto, file: Path, left: int) -> int:
             f"which is no link: write all into one file, onnx.save(onnx.load('{file.name}'), 'one.onnx')"
         )
     with opened(beside) as (stream, size):
+        check_stated_size(f"{beside} has", size)
         offset, length = (int(stated.get(name, default)[:18]) for name, default in (("offset", "0"), ("length", "0")))
         length = length if "length" in stated else size - offset
         if min(offset, length) < 0 or offset + length > size:
             raise ModelFileError(f"tensor {tensor.name!r} is beyond the end of {location}, which has {size:,} bytes")
-        if length > left:
-            raise InputError(
-                f"its tensors take more than the largest size that is read, by {shown_size(length - left)}; pass a "
-                "larger max_bytes= (--max-bytes) if you trust the file"
-            )
         stream.seek(offset)
         tensor.raw_data = stream.read(length)
     tensor.ClearField("external_data")
     tensor.data_location = onnx.TensorProto.DEFAULT
-    return length
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
@@ -338,59 +328,3 @@ def _located(error: Exception) -> Exception:
         return type(error)(f"{place} {error}".strip())
     kind = UnsupportedModelError if isinstance(error, TypeError | LookupError) else ModelError
     return kind(f"{place} cannot be computed: {error}")
-
-
-class _Limit(TorchDispatchMode):
-    """Refuses an operator before it makes tensors that would take, with those that are kept, more than ``most`` bytes.
-
-    What it would make is found on PyTorch's meta device, where tensors have shapes but no numbers. PyTorch loads its
-    compiler for it, so operators that make little in any case go without.
-    """
-
-    def __init__(self, most: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.most = most
-        self._kept: dict[StorageWeakRef, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self._kept = {ref: size for ref, size in self._kept.items() if not ref.expired()}  # type: ignore[no-untyped-call]
-        small = sum(self._kept.values()) + 8 * _most_entries((args, kwargs)) <= self.most
-        if not small and func.overloadpacket.__name__ != "_local_scalar_dense":
-            self._check(func, *tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, (args, kwargs)))
-        result = func(*args, **kwargs)
-        self._kept |= _storages(result)
-        return result
-
-    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
-        factory = any(argument.name == "device" for argument in func._schema.arguments)  # noqa: SLF001
-        given = _storages(args)
-        made = _storages(func(*args, **kwargs | ({"device": torch.device("meta")} if factory else {})))
-        size = sum(self._kept.values()) + sum(n for ref, n in made.items() if ref not in given)
-        if size > self.most:
-            raise UnsupportedModelError(
-                f"would take {shown_size(size)}, with the constants of the model; at most {shown_size(self.most)} are "
-                "allowed, pass a larger max_bytes= (--max-bytes) if you trust the file"
-            )
-
-
-def _storages(values: Any) -> dict[StorageWeakRef, int]:
-    """The bytes of the memory of tensors."""
-    held = (x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor) and x.layout is torch.strided)
-    return {StorageWeakRef(storage): storage.nbytes() for storage in held}  # type: ignore[no-untyped-call]
-
-
-def _most_entries(given: Any) -> float:
-    """A bound of the entries that an operator makes: more than the sizes of its tensors and its numbers multiplied."""
-    most = 1.0
-    for x in tree_leaves(given):
-        if isinstance(x, Tensor):
-            most *= 1 + x.numel()
-        elif isinstance(x, int | float):
-            most *= 1 + abs(x) + (1 / abs(x) if isinstance(x, float) and x else 0)
-    return most

@@ -1,7 +1,7 @@
 """Read numbers, text, containers and arrays from pickles and PyTorch's files. All else is refused, never made.
 
-PyTorch reads its own files, by ``torch.load(weights_only=True)``. Python's unpickler reads other pickles. What they can
-call are the functions of a table.
+PyTorch reads its own files, by ``torch.load(weights_only=True)``. ``pickle.Unpickler`` reads other pickles. What they
+can call are the functions of a table, all of them our own: NumPy's would believe a pickle that bytes are objects.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, ClassVar, NoReturn
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from unrelu.errors import InputError, ModelError, ModelFileError
-from unrelu.runtime.file_reading import check_array, check_members, check_text, opened, shown_size, zip_members
+from unrelu.errors import InputError, ModelFileError, UnreluError
+from unrelu.runtime.file_reading import check_array, check_stated_size, check_text, opened, shown_size
 
 _SAVE_ARRAYS = "if you trust the file, save its arrays where it can be opened, numpy.savez('net.npz', W0=..., b0=...)"
 _SAVE_TENSORS = (
@@ -32,11 +33,6 @@ _SAVE_TENSORS = (
 _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
-# Opcodes that no honest file of arrays has.
-_LEFT_OUT = b"".join((
-    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.NEXT_BUFFER,
-    pickle.READONLY_BUFFER,
-))  # fmt: skip
 # How PyTorch names a function or class that it refuses.
 _REFUSED = re.compile(r"(?:GLOBAL|function) (\S+)")
 _FOREIGN = (
@@ -50,18 +46,17 @@ def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
     """Report whatever a parser raises as a damaged file of this kind, a ModelFileError; unrelu's own errors stay."""
     try:
         yield
-    except (InputError, ModelError, MemoryError):
+    except (UnreluError, MemoryError):
         raise
     except Exception as error:  # raised by zipfile, zlib, protobuf, ... for unexpected bytes
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelFileError(f"not a {kind}, or a truncated one ({reason}); {way_out}") from error
 
 
-def read_pickle(file: Path, max_bytes: int) -> Any:
-    """The contents of a file of one pickle, as :func:`unpickled` gives them, of at most ``max_bytes``."""
+def read_pickle(file: Path) -> Any:
+    """The contents of a file of one pickle, as :func:`unpickled` gives them."""
     with opened(file) as (stream, size):
-        if size > max_bytes:
-            raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
+        check_stated_size(f"{file} has", size)
         begins = stream.read(14)
         if begins.startswith(b"PK\x03\x04") or begins[2:] == _LEGACY:
             raise ModelFileError("it is a checkpoint of PyTorch; give it a name that ends in .pt")
@@ -82,134 +77,76 @@ def unpickled(stream: IO[bytes], end: int) -> Any:
         ModelFileError: it holds other objects, or is damaged.
         InputError: an array states another size than it holds.
     """
+    content = stream.read(end - stream.tell())
     with readable("pickle of arrays", _SAVE_ARRAYS):
-        found = _Unpickler(stream.read(end - stream.tell())).load()
+        for opcode, argument, _ in pickletools.genops(content):
+            # The unpickler makes a memo as long as a file states, and returns what a program registered by a number.
+            if opcode.name.startswith("EXT") or (opcode.name.endswith("PUT") and (argument or 0) > len(content)):
+                raise ValueError(f"{opcode.name} {argument}")
+        found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
 
 
-def read_checkpoint(file: Path, max_bytes: int) -> object:
+def read_checkpoint(file: Path) -> object:
     """What ``torch.load(weights_only=True)`` reads, on the CPU: tensors and plain containers, by none of their code.
 
     Files of PyTorch before 1.6 are no zip files; their tensors may be on any device.
 
     Raises:
         ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
-        InputError: it would take more than ``max_bytes``.
+        InputError: it states more bytes than the setting allows.
     """
     with opened(file) as (stream, size), readable("PyTorch file", _SAVE_TENSORS):
-        if size > max_bytes:
-            raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
         if zipfile.is_zipfile(stream):
-            members = zip_members(zipfile.ZipFile(stream), file)
-            if any(name.endswith("/constants.pkl") for name in members):
+            members = zipfile.ZipFile(stream).infolist()
+            check_stated_size(f"{file} would decompress to", sum(info.file_size for info in members))
+            if any(info.filename.endswith("/constants.pkl") for info in members):
                 raise ModelFileError(
                     "the file is a program of TorchScript, which can read and write files (torch.from_file). If you "
                     f"trust its author, unrelu.from_torch(torch.jit.load({str(file)!r}), latent_shape=...) runs it; "
                     f"else {_SAVE_TENSORS}"
                 )
-            check_members(members.values(), file, size, max_bytes)
+        else:
+            check_stated_size(f"{file} has", size)
         stream.seek(0)
         try:
             with warnings.catch_warnings(action="ignore"):  # of old forms of files
                 return torch.load(stream, map_location="cpu", weights_only=True)
-        except MemoryError as error:
-            raise ModelFileError(f"it asks for more memory than there is: damaged; {_SAVE_TENSORS}") from error
         except pickle.UnpicklingError as error:
             if (named := _REFUSED.search(str(error))) is None:
                 raise
             raise ModelFileError(_FOREIGN.format(named[1][:80], _SAVE_TENSORS)) from error
 
 
+# --- what pickles may call --------------------------------------------------------------------------------------------
+
+
 class _EntryType:
     """The type of an array's entries, as ``numpy.dtype`` is called; a later opcode may state its byte order."""
+
+    __slots__ = ("dtype",)
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
             raise ModelFileError(f"the file holds an array with entries of type {name!r:.40}; {_SAVE_ARRAYS}")
         self.dtype: np.dtype[Any] = np.dtype(name)
 
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
 
-class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C makes a memo as long as a file states
-    """Make plain objects, and what the functions of a table return.
 
-    Args:
-        content: the pickle.
-    """
+class _PickledArray(np.ndarray[Any, Any]):
+    """An array that gets its shape, its type and its entries once, and has the bytes that these state."""
 
-    stack: list[Any]
-    append: Callable[[Any], None]
-    pop_mark: Callable[[], list[Any]]
-    read: Callable[[int], bytes]
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content), encoding="latin1")
-        # A file may say as often as it likes that the same bytes are an array. Honest ones are copied twice.
-        self._left = 2 * len(content)
-        self._functions: dict[str, Any] = {
-            "numpy.ndarray": "an array",  # an argument of _reconstruct
-            "numpy.dtype": _EntryType,
-            "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),
-            "numpy.core.multiarray.scalar": lambda kind, entries: self._array(entries, kind, ())[()],
-            "numpy.core.numeric._frombuffer": self._array,
-            "jax._src.array._reconstruct_array": lambda made, given, state, *_: self._completed(made(*given), state),
-            "_codecs.encode": self._latin,
-            "__builtin__.bytes": lambda: b"",
-            "collections.OrderedDict": lambda items=(): self._filled({}, [each for item in items for each in item]),
-            "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
-            "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The function of the table; what is not in it is refused."""
-        path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        return self._functions[path] if path in self._functions else self._refuse(path)
-
-    def _build(self) -> None:
-        state = self.stack.pop()
-        self._completed(self.stack[-1], state)
-
-    def _dict(self) -> None:
-        items = self.pop_mark()
-        self.append(self._filled({}, items))
-
-    def _setitem(self) -> None:
-        pair, self.stack[-2:] = self.stack[-2:], []
-        self._filled(self.stack[-1], pair)
-
-    def _setitems(self) -> None:
-        items = self.pop_mark()
-        self._filled(self.stack[-1], items)
-
-    def _bytearray(self) -> None:
-        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))  # no more than the file holds
-
-    # Without sets, buffers from outside, and what other code has registered.
-    dispatch: ClassVar[Any] = {
-        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _LEFT_OUT},  # noqa: SLF001
-        pickle.BUILD[0]: _build, pickle.DICT[0]: _dict, pickle.SETITEM[0]: _setitem, pickle.SETITEMS[0]: _setitems,
-        pickle.BYTEARRAY8[0]: _bytearray,
-    }  # fmt: skip
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise ModelFileError(_FOREIGN.format(what[:80], _SAVE_ARRAYS))
-
-    def _latin(self, text: str, codec: str = "latin1") -> bytes:
-        self._spend(len(text))
-        return text.encode({"latin1": "latin-1"}[codec])
-
-    def _spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise InputError("its arrays take more than twice the bytes of the file: it is damaged")
-
-    def _array(self, entries: Any, kind: Any, shape: Any, order: Any = "C", *, target: Any = None) -> Any:
-        """The array of these bytes, which have to be as many as shape and type state; or of the objects in a list."""
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, entries = state
+        if self.shape != (0,):  # NumPy frees entries that something else may refer to
+            raise ValueError("an array is made twice")
         if not isinstance(kind, _EntryType) or type(shape) is not tuple or any(type(n) is not int for n in shape):
             raise ValueError("an array without shape and type of its entries")
         if kind.dtype.hasobject:
             if len(shape) > 1 or type(entries) is not list or len(entries) != math.prod(shape):
-                self._refuse("an array of objects")
-            self._spend(len(entries))
+                raise ModelFileError(_FOREIGN.format("an array of objects", _SAVE_ARRAYS))
         else:
             check_array(shape, kind.dtype, "an array")
             if (stated := math.prod(shape) * kind.dtype.itemsize) != len(entries):
@@ -217,33 +154,78 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 -- in Python; the one in C 
                     f"an array states the shape {shape!s:.80} of {kind.dtype}, {shown_size(stated)}, but holds "
                     f"{shown_size(len(entries))}: it is cut short or damaged"
                 )
-            self._spend(stated)
-            entries = self._latin(entries) if isinstance(entries, str) else bytes(entries)
-        array: Any = np.empty(0) if target is None else target
-        array.__setstate__((1, shape, kind.dtype, order == "F", entries))
-        check_text(array, "an array")
-        return array
+            entries = entries.encode("latin-1") if isinstance(entries, str) else bytes(entries)
+        content: Any = (1, shape, kind.dtype, bool(fortran), entries)
+        super().__setstate__(content)
+        check_text(self, "an array")
 
-    def _completed(self, target: Any, state: Any) -> Any:
-        """What BUILD makes: an array with its entries, or a type of entries with its byte order."""
-        if isinstance(target, _EntryType):
-            target.dtype = target.dtype.newbyteorder(state[1])
-        elif isinstance(target, np.ndarray):
-            if target.shape != (0,):  # NumPy frees entries that something else may refer to
-                raise ValueError("an array is made twice")
-            _, shape, kind, fortran, entries = state
-            self._array(entries, kind, shape, "F" if fortran else "C", target=target)
-        elif type(target) is not dict:  # those of PyTorch have attributes, the versions of modules
-            self._refuse(type(target).__name__)
-        return target
 
-    def _filled(self, held: Any, items: list[Any]) -> Any:
-        """Keys are text and numbers: others may take forever to hash."""
-        self._spend(len(items) // 2)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(held) is not dict or type(key) not in (str, int):
-                raise ModelFileError(
-                    f"the file holds a dictionary with a key of type {type(key).__name__}; {_SAVE_ARRAYS}"
-                )
-            held[key] = value
-        return held
+class _OrderedDictionary(dict[Any, Any]):
+    """The items of an OrderedDict without its attributes, which PyTorch uses for the versions of modules."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Function:
+    """What a pickle can call; it cannot change its attributes."""
+
+    __slots__ = ("_call", "_name")
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self._name, self._call = name, call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise ModelFileError(_FOREIGN.format(f"attributes of {self._name}", _SAVE_ARRAYS))
+
+
+def _empty(*_: object) -> _PickledArray:
+    return np.ndarray.__new__(_PickledArray, (0,))
+
+
+def _array(entries: Any, kind: Any, shape: Any, order: Any = "C") -> _PickledArray:
+    array = _empty()
+    array.__setstate__((1, shape, kind, order == "F", entries))
+    return array
+
+
+def _array_of_jax(make: Any, arguments: Any, state: Any, *_: object) -> _PickledArray:
+    array: _PickledArray = make(*arguments)
+    array.__setstate__(state)
+    return array
+
+
+def _latin(text: str, codec: str = "latin1") -> bytes:
+    return text.encode({"latin1": "latin-1"}[codec])
+
+
+_CALLED: Mapping[str, Callable[..., Any]] = {
+    "numpy.dtype": _EntryType,
+    "numpy.core.multiarray._reconstruct": _empty,
+    "numpy.core.multiarray.scalar": lambda kind, entries: _array(entries, kind, ())[()],
+    "numpy.core.numeric._frombuffer": _array,
+    "jax._src.array._reconstruct_array": _array_of_jax,
+    "_codecs.encode": _latin,
+    "__builtin__.bytes": lambda: b"",
+    "collections.OrderedDict": lambda items=(): _OrderedDictionary(items),
+    "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
+    "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
+}
+_FUNCTIONS: Mapping[str, Any] = {
+    "numpy.ndarray": "an array",  # an argument of _reconstruct
+    **{name: _Function(name, call) for name, call in _CALLED.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler, for which the functions of a table are all that there is."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The function of the table; what is not in it is refused."""
+        path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if path not in _FUNCTIONS:
+            raise ModelFileError(_FOREIGN.format(path[:80], _SAVE_ARRAYS))
+        return _FUNCTIONS[path]

@@ -6,7 +6,6 @@ fully connected layers and batch normalisations can be read from one.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -16,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.errors import InputError, ModelError, ModelFileError, OptionError, UnsupportedModelError
+from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.models.standardisation import Transform, standardised, surrounded, transforms
-from unrelu.runtime.file_reading import check_names, shown_size
+from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
@@ -188,7 +187,7 @@ def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Ent
     """Arrays in nested dictionaries by their paths, ``params/Dense_0/kernel``; ``entry(value, path)`` makes them.
 
     Raises:
-        ModelFileError: a container is there twice, as in files that would take forever.
+        ModelFileError: a container is there twice, as in files that would take forever, or a key is no word or number.
         InputError: a name is too long, or cannot be printed.
     """
     flat: dict[str, Entry] = {}
@@ -200,7 +199,9 @@ def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Ent
             if id(value) in seen:
                 raise ModelFileError(f"the model holds a dictionary twice, {path[:80]!r}; save each array once")
             seen.add(id(value))
-            keys = value if isinstance(value, Mapping) else range(len(value))
+            keys = list(value) if isinstance(value, Mapping) else range(len(value))
+            if odd := [type(key).__name__ for key in keys if not isinstance(key, str | int)]:
+                raise ModelFileError(f"the model holds a dictionary with a key of type {odd[0]}; name arrays by words")
             items = [(f"{path}/{key}" if path else str(key), value[key]) for key in keys]
             check_names([name for name, _ in items], "the model")
             left += items[::-1]
@@ -228,15 +229,6 @@ def by_layer(flat: Mapping[str, Entry]) -> Named:
             raise ModelFileError(f"two arrays are the {parameter} of {layer!r}: {', '.join(flat)}")
         held[parameter] = value
     return named
-
-
-def check_size(arrays: Sequence[Entry], max_bytes: int) -> None:
-    """Refuse arrays that take more than ``max_bytes`` as float64, by an InputError."""
-    if (size := 8 * sum(math.prod(array.shape) for array in arrays)) > max_bytes:
-        raise InputError(
-            f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick layers "
-            "with layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
-        )
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

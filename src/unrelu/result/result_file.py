@@ -243,13 +243,13 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
     })  # fmt: skip
 
 
-def read_result_file(path: str | Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+def read_result_file(path: str | Path, network: Generator | None, operator: Any) -> dict[str, Any]:
     """Read the attributes of an ``Inversion`` from a file; check them for damage and against the network.
 
     Raises:
         InputError: see :func:`unrelu.load_result`.
     """
-    return archives.read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
+    return archives.read_archive(path, "result", lambda table: _result(table, network, operator))
 
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:

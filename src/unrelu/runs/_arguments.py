@@ -46,7 +46,7 @@ _SEEN = 64
 def asked(
     network: Generator, data: Any, method: Any, *, operator: Any, masks: Any, noise: Any, bounds: Any, fixed: Any,
     norm: str | None, prior: Any, posterior: int, seed: int, time_limit: float | None, chunk: int | None,
-    array: str | None, size: tuple[int, int] | None, scale: Any, max_bytes: int, names: dict[str, str],
+    array: str | None, size: tuple[int, int] | None, scale: Any, names: dict[str, str],
     options: dict[str, Any],
 ) -> tuple[Work, Observations, dict[str, Any]]:  # fmt: skip
     """What workers do, what they do it with, and the manifest. Arguments and errors are those of :func:`unrelu.run`."""
@@ -59,10 +59,10 @@ def asked(
     data, noise, operator = _whole(network, data, noise, operator)
     if whole_number("posterior", posterior, 0):
         checked(noise, prior or None, posterior)
-    source, masked = open_data(data, array, size, max_bytes), None
+    source, masked = open_data(data, array, size), None
     if masks is not None:
         resized = size if isinstance(source.values, Pictures) else None
-        masked = open_data(masks, None, resized, max_bytes, "masks")
+        masked = open_data(masks, None, resized, "masks")
     box = network.bounds(bounds, fixed)
     prior = prior.of_names(network.names) if isinstance(prior, Normal) else prior
     if posterior:

@@ -28,7 +28,6 @@ from unrelu.runs.chunk_work import STATUSES, Chunk, Outcome
 from unrelu.runs.journal import JOURNAL, Record, append, recording
 from unrelu.runs.run_folder import Run, open_run
 from unrelu.runtime.argument_numbers import whole_number
-from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import check_own_files, storing, write_whole
 from unrelu.runtime.host import computing, cores
 from unrelu.runtime.interrupts import stoppable
@@ -74,7 +73,6 @@ def run(
     array: str | None = None,
     size: tuple[int, int] | None = None,
     scale: str | tuple[float, float] | None = None,
-    max_bytes: int = MAX_BYTES,
     overwrite: bool = False,
     callback: Callable[[RunProgress], Any] | None = None,
     names: dict[str, str] | None = None,
@@ -123,7 +121,6 @@ def run(
         scale: as for :func:`unrelu.invert`: (low, high), or "LOW,HIGH", map the data's own range to this one. Data on
             another scale than the generator are an error, by the first 64 observations; "none" takes them as they are.
             By default, images are mapped to the scale of the generator, all others are left alone.
-        max_bytes: the most that a ``.npz`` file, an observation or a chunk of a store may take once decompressed.
         overwrite: remove what the folder holds of an earlier run.
         callback: called with a :class:`RunProgress` at the beginning, after every chunk and for warnings; when it
             returns True, the run stops after the chunks at work.
@@ -161,7 +158,7 @@ def run(
     work, observations, manifest = asked(
         network, data, method, operator=operator, masks=masks, noise=noise, bounds=bounds, fixed=fixed,
         norm=norm, prior=prior, posterior=posterior, seed=seed, time_limit=time_limit, chunk=chunk, array=array,
-        size=size, scale=scale, max_bytes=max_bytes, names=names or {}, options=options,
+        size=size, scale=scale, names=names or {}, options=options,
     )  # fmt: skip
     check_outside(folder, observations.data, observations.masks)
     _goes_on(folder, manifest, overwrite)

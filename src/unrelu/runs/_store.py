@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, StorageError
 from unrelu.runs.columns import Column
-from unrelu.runtime.file_reading import MAX_BYTES, opened, shown_size
+from unrelu.runtime.file_reading import check_stated_size, opened, shown_size
 from unrelu.runtime.file_writing import AGAIN, storing
 
 Values = Mapping[str, npt.NDArray[Any]]
@@ -82,7 +82,8 @@ class Store:
         """Rows start to stop - 1 of a column, (stop - start, \\*shape); all of them by default.
 
         Raises:
-            InputError: there is no such column or are no such rows, they take more than 4 GiB, or the store is damaged.
+            InputError: there is no such column or are no such rows, they take more than the setting
+                ``UNRELU_MAX_FILE_BYTES`` allows, or the store is damaged.
         """
         named = {column.name: column for column in self.columns}
         if name not in named:
@@ -91,8 +92,8 @@ class Store:
         whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (start, stop))
         if not whole or not 0 <= start <= stop <= self.size:
             raise InputError(f"there are no rows {start!r} to {stop!r}; pass whole numbers from 0 to {self.size}")
-        if (size := (stop - start) * column.row_bytes) > MAX_BYTES:
-            raise InputError(f"rows {start} to {stop} of {name} take {shown_size(size)}; read fewer at once")
+        size = (stop - start) * column.row_bytes
+        check_stated_size(f"rows {start} to {stop} of {name} take", size, "read fewer at once")
         found = column.filled(stop - start)
         for path, place, part in self._parts(column, start, stop):
             if path.exists():

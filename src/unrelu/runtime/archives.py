@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, UnreluError
-from unrelu.runtime.file_reading import check_limit, read_npz
+from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.words import listed
 
@@ -51,12 +51,11 @@ def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
         np.savez_compressed(stream, **arrays, digest=np.array(digest(arrays)), allow_pickle=False)
 
 
-def read_archive(given: object, kind: str, max_bytes: int, restore: Callable[[Table], Content]) -> Content:
+def read_archive(given: object, kind: str, restore: Callable[[Table], Content]) -> Content:
     """Read what :func:`write_archive` wrote; ``restore`` makes it of the arrays, and refuses what it cannot be.
 
     Raises:
         InputError: the file does not exist, is damaged or truncated, of a later version, or of something else.
-        OptionError: ``max_bytes`` is not a number of bytes.
     """
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"a {kind} is loaded by the path of its file, got {type(given).__name__}")
@@ -68,7 +67,7 @@ def read_archive(given: object, kind: str, max_bytes: int, restore: Callable[[Ta
             raise InputError(f"{path} holds no {kind} but arrays {shown}; pass a file that {kind[0]}.save(path) wrote")
         return names
 
-    table = read_npz(path, check_limit(max_bytes), choose=checked)
+    table = read_npz(path, choose=checked)
     found, known = str(table["format"])[:80], f"unrelu {kind} {FORMAT}"
     if found != known:
         other = found.removeprefix("unrelu ").partition(" ")[0]

@@ -1,9 +1,8 @@
 """Reading files that may be damaged or malicious.
 
-Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. The
-sizes that a header states are compared with the size of the file and with ``max_bytes`` before memory is allocated.
-Members of zip files are refused by their stated size before they are decompressed, and Python's ``zipfile`` returns no
-more than that size. Pickles are read by ``loaders._pickled_arrays`` alone.
+Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. What
+a header states is compared with one setting, the environment variable ``UNRELU_MAX_FILE_BYTES``, before memory is
+allocated. Pickles are read by ``loaders._pickled_arrays`` alone.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import sys
 import zipfile
@@ -22,24 +22,13 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import InputError, ModelError
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.runtime.words import shown
 
-# The default for the largest size of a file after decompression, and of the tensors of a model.
-MAX_BYTES, MODEL_BYTES = 2**32, 2**30
-# Python objects take up to 32 times the bytes of their JSON text: {"":0} takes 232 bytes.
-_JSON_EXPANDS = 32
-# What is larger than _SMALL once decompressed may be at most _DENSER times as large as its file. Deflate reaches 1,030
-# times for nothing but zeros, and 330 times for weights of which one in a thousand is not zero.
-_SMALL, _DENSER = 2**26, 500
+# The environment variable that limits what a file may state, in bytes, and its default.
+LIMIT_VARIABLE, _LIMIT_BY_DEFAULT = "UNRELU_MAX_FILE_BYTES", 2**32
 # The most characters in the name of an array, and the most axes that every version of NumPy supports.
 _NAME, _AXES = 1000, 32
-
-
-def check_limit(max_bytes: object) -> int:
-    """Check ``max_bytes`` and return it as an int."""
-    return whole_number("max_bytes", max_bytes, 1)
 
 
 def shown_size(size: int) -> str:
@@ -48,6 +37,32 @@ def shown_size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:,.4g} {name}"
     return f"{size} bytes"
+
+
+def check_stated_size(said: str, size: int, instead: str = "") -> None:
+    """Refuse what takes more bytes than the setting allows, as a header states before anything is read.
+
+    Args:
+        said: what takes them, with its verb: the message begins with it.
+        size: the stated number of bytes.
+        instead: what else could be done, for the message.
+
+    Raises:
+        InputError: it takes more.
+        OptionError: the setting is no number of bytes.
+    """
+    text = os.environ.get(LIMIT_VARIABLE) or str(_LIMIT_BY_DEFAULT)
+    most = int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else 0
+    if most < 1:
+        raise OptionError(
+            f"the environment variable {LIMIT_VARIABLE}={text[:40]!r} must be a whole number of bytes, of at least 1: "
+            f"{_LIMIT_BY_DEFAULT} is the default"
+        )
+    if size > most:
+        raise InputError(
+            f"{said} {shown_size(size)}; at most {shown_size(most)} are read: {f'{instead}, or ' if instead else ''}"
+            f"set the environment variable {LIMIT_VARIABLE}={size} if you trust the file"
+        )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -85,17 +100,16 @@ def _reading(path: str | Path) -> Iterator[None]:
         raise InputError(f"{str(path)!r} is no path of a file ({error}); check it") from error
 
 
-def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:
-    """All bytes of a file, which may have at most ``max_bytes``."""
+def read_bytes(path: str | Path, within: Path | None = None) -> bytes:
+    """All bytes of a file."""
     with opened(path, within) as (stream, size), _reading(path):
-        if size > max_bytes:
-            raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
+        check_stated_size(f"{path} has", size)
         return stream.read(size)
 
 
-def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
-    """The value of the JSON text in a file, which may have at most :func:`json_limit` bytes."""
-    content = read_bytes(path, json_limit(max_bytes), within)
+def read_json(path: str | Path, within: Path | None = None) -> Any:
+    """The value of the JSON text in a file."""
+    content = read_bytes(path, within)
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -110,15 +124,6 @@ def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
                 yield json.loads(line.decode("utf-8", errors="replace"))
             except (ValueError, RecursionError):
                 yield None
-
-
-def json_limit(max_bytes: int) -> int:
-    """The most bytes of JSON that are read, at least 1 MiB: in memory JSON may take 32 times its size."""
-    return max(2**20, max_bytes // _JSON_EXPANDS)
-
-
-def _limit(max_bytes: int) -> str:
-    return f"at most {shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust the file"
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -187,12 +192,11 @@ def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) 
     return Header(tuple(map(int, shape)), dtype)
 
 
-def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
+def read_npy(path: str | Path) -> npt.NDArray[Any]:
     """The array in a ``.npy`` file."""
     with opened(path) as (stream, size):
         shape, dtype = npy_header(stream, size, str(path))
-        if (stated := math.prod(shape) * dtype.itemsize) > max_bytes:
-            raise InputError(f"{path} holds {shown_size(stated)}; {_limit(max_bytes)}")
+        check_stated_size(f"{path} holds", math.prod(shape) * dtype.itemsize)
         return _array(stream, str(path))
 
 
@@ -204,51 +208,19 @@ def _array(stream: IO[bytes], where: str) -> npt.NDArray[Any]:
     return array
 
 
-# --- zip files --------------------------------------------------------------------------------------------------------
-
-
-def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfile.ZipInfo]:
-    """The members of a zip file by name; links, doubles and what cannot be read with a bounded output are refused."""
-    found: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        check_names([info.filename], where)
-        faults = {
-            "is there twice": info.filename in found,
-            "is encrypted": info.flag_bits & 1,
-            "is compressed in another way than zlib's": info.compress_type not in (0, zipfile.ZIP_DEFLATED),
-            "is a link": stat.S_ISLNK(info.external_attr >> 16),
-        }
-        for fault in filter(faults.__getitem__, faults):
-            raise InputError(f"{where}: {info.filename!r} {fault}; save it again")
-        found[info.filename] = info
-    return found
-
-
-def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: int, max_bytes: int) -> None:
-    """Refuse members that would decompress to more than ``max_bytes`` in total, or to far more than the file's size."""
-    sizes = {info.filename: info.file_size for info in members}
-    if (total := sum(sizes.values())) > max_bytes:
-        largest = max(sizes, key=sizes.__getitem__)
-        raise InputError(f"{where} would decompress to {shown_size(total)} (most: {largest!r}); {_limit(max_bytes)}")
-    if total > max(_SMALL, _DENSER * size):
-        raise InputError(
-            f"{where} has {shown_size(size)} and would decompress to {shown_size(total)}, "
-            f"{total // max(size, 1):,} times as much, as a decompression bomb does; at most {_DENSER} times are read: "
-            "if you trust the file, save it again without compression"
-        )
-
-
 def read_npz(
-    path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None,
+    path: str | Path, choose: Callable[[list[str]], Sequence[str]] | None = None,
     unpickle: Callable[..., Any] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
     """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
 
-    Together they may have at most ``max_bytes``, which is checked before they are read. Pickled objects are refused, or
-    read by ``unpickle(stream, size)``.
+    The sizes that the archive states are checked before anything is read, and ``zipfile`` returns no more. Pickled
+    objects are refused, or read by ``unpickle(stream, size)``.
     """
 
     def read(info: zipfile.ZipInfo, where: str) -> Any:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what others take has no bound
+            raise InputError(f"{where} is compressed in another way than zlib's; save it again")
         with archive.open(info) as stream:
             header = npy_header(stream, info.file_size, where, unpickle is not None)
             if unpickle is not None and header.dtype.hasobject:
@@ -259,14 +231,15 @@ def read_npz(
                 raise InputError(f"{where} is longer than its header states; save it again")
             return array
 
-    with opened(path) as (file, size):
+    with opened(path) as (file, _):
         try:
             with zipfile.ZipFile(file) as archive:
-                members = {name.removesuffix(".npy"): info for name, info in zip_members(archive, path).items()}
+                check_names(archive.namelist(), path)
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
                 chosen = list(members) if choose is None else choose(list(members))
-                check_members([members[name] for name in chosen], path, size, max_bytes)
+                check_stated_size(f"{path} would decompress to", sum(members[name].file_size for name in chosen))
                 return {name: read(members[name], f"{path}: {name}") for name in chosen}
-        except (InputError, ModelError, MemoryError):
+        except (UnreluError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise BadZipFile, EOFError, struct.error, ...
             raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error

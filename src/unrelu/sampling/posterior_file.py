@@ -56,13 +56,13 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
     write_archive(path, "posterior", table)
 
 
-def read_posterior_file(path: str | Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
+def read_posterior_file(path: str | Path, network: Generator | None, operator: Any) -> dict[str, Any]:
     """Read what a ``Posterior`` is made of.
 
     Raises:
         InputError: see :func:`unrelu.load_posterior`.
     """
-    return read_archive(path, "posterior", max_bytes, lambda table: _restored(table, network, operator))
+    return read_archive(path, "posterior", lambda table: _restored(table, network, operator))
 
 
 def _restored(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:

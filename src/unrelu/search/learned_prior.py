@@ -68,8 +68,6 @@ _EXPLAINED, _FAR = 1.5, 1e-3
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
 _RECIPE = 13
-# A file is no larger than that of a hundred rounds.
-_LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = (
@@ -400,7 +398,7 @@ def _read(path: Path) -> Prior | None:
         return Prior(weights, *table["perturbed"].tolist())
 
     with suppress(UnreluError):
-        return read_archive(path, "prior", _LARGEST_FILE, restored)
+        return read_archive(path, "prior", restored)
     return None
 
 
