@@ -11,7 +11,7 @@ import pytest
 
 from unrelu_studies.tables.fuzz_tables import FUZZERS
 
-FOLDER = Path(__file__).parent.parent / "fuzz"
+FOLDER = Path(__file__).parents[2] / "fuzz"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
 # test_hosts, test_scales and test_hostile_files run what these are made of.
 OF_TESTS = {"hosts", "scales", "files"}
