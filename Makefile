@@ -2,46 +2,62 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
+.PHONY: demo test test-studies test-ecosystem test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+$(VENV)/.test: pyproject.toml studies/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --editable studies
+	touch $@ $(VENV)/.demo
+
 $(VENV)/.check: pyproject.toml studies/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[check,docs]' --editable studies
-	touch $@ $(VENV)/.demo
+	touch $@ $(VENV)/.test $(VENV)/.demo
 
 ## invert noisy digits, methods side by side; writes demo/grid.png and demo/results.jsonl
 demo: $(VENV)/.demo
 	$(BIN)/unrelu demo --output demo --overwrite
 
-## the tests; those of the report and the playground need a browser, which is installed where there is none
-test: $(VENV)/.check
-	scripts/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+## the tests of the library
+test: $(VENV)/.test
+	$(PYTEST)
 
-## the long tests as well: processes killed and interrupted, every host, the quick version of every experiment
+## the tests of studies, benchmarks, examples, pages, fuzzers and the script for other processors
+test-studies: $(VENV)/.check
+	$(PYTEST) tests/studies
+
+## the tests beside other people's packages (JAX, Keras, diffusers, deepinv, ...) and in a browser, installed where there is none
+test-ecosystem: $(VENV)/.check
+	scripts/browser
+	$(PYTEST) tests/ecosystem
+
+## all of these and the long tests: processes killed and interrupted, every host, the quick version of every experiment
 test-all: $(VENV)/.check
 	scripts/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ''
+	$(PYTEST) -m '' tests tests/studies tests/ecosystem
 
-## the tests as other processors run them, SSE, AVX2, AVX-512 (each as long as `make test`), and what `make check` repeats
+## the tests of `make test` as other processors run them, SSE, AVX2, AVX-512 (each as long), and what `make check` repeats
 portable: $(VENV)/.check
-	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py
 
 ## the sdist and the wheel in dist/, checked, and tried in a fresh environment (minutes)
 package: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/package
 
-## format, lint, types, docs, pages and searches with other rounding and draws, then every test: what CI runs
+## what CI runs: format, lint, types, docs, some tests with other rounding and draws, then every test that is not long
 check: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/portable.py other
+	$(MAKE) test-studies
+	$(MAKE) test-ecosystem
 	$(MAKE) test
 
 ## rewrite the sources in the project's format

@@ -73,7 +73,7 @@ class Processor:
         needs: What the processor at hand must have, as ATen ranks processors: "DEFAULT", "AVX2" or "AVX512".
         settings: One for each library.
         seed_shift: Other than 0, searches and samplers draw other numbers from the same seeds, see tests/conftest.py.
-        tests: Files and folders of the tests that run where nothing follows ``--``; none are all.
+        tests: Files and folders of the tests that run where nothing follows ``--``; none are those of ``make test``.
     """
 
     needs: str
@@ -127,7 +127,7 @@ PROCESSORS = {
             Setting("numba", "NUMBA_CPU_NAME", "generic", "generic"),
         ),
         seed_shift=1,
-        tests=("tests/test_docs.py", "tests/sampling", "tests/search"),
+        tests=("tests/test_docs.py", "tests/studies/test_pages.py", "tests/sampling", "tests/search"),
     ),
 }
 RANKS = ("DEFAULT", "AVX2", "AVX512")

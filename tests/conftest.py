@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 OTHER_DRAWS = Path(__file__).parent / "other_draws"
+# Folders that are collected where they are named only, as by `make test-studies` and `make test-ecosystem`.
+APART = (Path(__file__).parent / "studies", Path(__file__).parent / "ecosystem")
 
 # Threads that wait for a busy core make small problems ten times slower, and pytest -n uses the cores already. This has
 # to be said before NumPy and PyTorch are imported; the processes that tests start inherit it.
@@ -47,6 +49,11 @@ def pytest_configure(config):
     settings.load_profile("few" if "not long" in config.option.markexpr else "many")
 
 
+def pytest_ignore_collect(collection_path, config):
+    named = any(f"tests/{collection_path.name}" in Path(argument).as_posix() for argument in config.args)
+    return True if collection_path in APART and not named else None
+
+
 def pytest_collection_finish():
     """What collecting has made stays to the end: the garbage collector need not go through it again and again."""
     gc.collect()
@@ -65,11 +72,3 @@ def _interrupts_as_before():
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="session")
-def fig2a():
-    """The quick numbers of Figure 2(a), which tests of figures and of the command share."""
-    from unrelu_studies.paper import load
-
-    return load("fig2a").run(quick=True)

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 import unrelu
-import unrelu_studies
 
 SOURCE = Path(unrelu.__file__).parent
-STUDIES = Path(unrelu_studies.__file__).parent
 ROOT = Path(__file__).parent.parent
+STUDIES = ROOT / "studies" / "unrelu_studies"
 PAGE = ROOT / "docs" / "design.md"
 # The rows of the page's table, from the bottom of the house to its top.
 ORDER = tuple(re.findall(r"^\| `(\w+)/?` \|", PAGE.read_text(encoding="utf-8"), re.M))

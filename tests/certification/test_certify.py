@@ -120,7 +120,7 @@ def leaky():
 
 def test_the_time_limit_is_honoured_with_valid_bounds():
     net, y = leaky()
-    start = unrelu.invert(net, y, norm="linf").z
+    start = unrelu.invert(net, y, "lm").z
     unrelu.certify(net, y, start, time_limit=0.01)
     begin = time.perf_counter()
     found = unrelu.certify(net, y, start, noise="uniform:0.3", time_limit=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations, pairwise
 
 import numpy as np
+import pytest
 import torch
 
 import unrelu
@@ -132,10 +133,11 @@ def network_of(layers):
     return Network.chain(steps, (layers[0][0].shape[1],))
 
 
-def test_codes_at_kinks_against_all_sign_patterns():
-    """500 nets of depth 1 to 3: no false word, and none undecided."""
+@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.long)])
+def test_codes_at_kinks_against_all_sign_patterns(count):
+    """Nets of depth 1 to 3: no false word, and none undecided."""
     expected, found = [], []
-    for number in range(500):
+    for number in range(count):
         layers, z, operator, matrix, side, bounds = drawn(number)
         network = network_of(layers)
         read = read_operator(operator, (matrix.shape[1],), (1, len(matrix)), network)
@@ -144,7 +146,7 @@ def test_codes_at_kinks_against_all_sign_patterns():
         if bounds is None and number % 10 == 0:
             told = unrelu.identifiability(network, z, operator)
             assert (told.dimension, told.identifiable) == (found[-1], found[-1] == 0), number
-    assert 125 < np.count_nonzero(np.array(expected) == 0) < 375
+    assert 0.25 < np.mean(np.array(expected) == 0) < 0.75
     np.testing.assert_array_equal(found, expected)
 
 

@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import unrelu
-from hosts import HOSTS, changed, default_device, default_dtype, flushed_subnormals, settings, trials
+from hosts import changed, default_device, default_dtype, flushed_subnormals, settings
 from tests.support import random_network
 from unrelu.certification import certificate, certifying
 from unrelu.certification.certified_chain import chain_of
@@ -23,31 +23,10 @@ from unrelu.errors import HostError
 from unrelu.methods import METHODS
 from unrelu.runtime.host import computing, flush_subnormals, in_threads, is_on_one_thread
 
-# Without a process of their own to start. The others are a long test; `make fuzz` also tries those that start slowly.
-QUICK = [
-    "a plain process",
-    "multiprocessing, fork",
-    "fork while a thread inverts",
-    "several threads at once",
-    "torch.autocast",
-]
-SLOW = ["multiprocessing, spawn", "multiprocessing, forkserver"]
-# Seconds for all hosts together, which take a quarter of a minute on an idle core: only a hang takes so long.
+# Seconds that a thread waits for another: only a hang takes so long.
 PATIENCE = 900.0
-
 NETWORK = random_network((3, 8, 20), bias=True)
 Y = NETWORK(np.random.default_rng(0).normal(size=(2, 3))) + 0.01
-
-
-@pytest.mark.parametrize(
-    "names",
-    [QUICK, pytest.param([name for name in HOSTS if name not in QUICK + SLOW], marks=pytest.mark.long)],
-    ids=["quick", "others"],
-)
-def test_every_host_has_its_answers_and_its_settings_back(names):
-    assert trials(names, 1, PATIENCE) == {name: [[]] for name in names}
-
-
 SETTINGS = {
     "autocast": functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16),
     "inference mode": torch.inference_mode,

@@ -1,4 +1,4 @@
-"""What ``test_devices`` asserts, computed in a process with a second device and printed as JSON."""
+"""What ``test_second_device`` asserts, computed in a process with a second device and printed as JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import unrelu
-from tests import second_device
+from tests.studies import second_device
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.squared_error import SquaredError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FIND = Path(__file__).parents[1] / "scripts" / "browser"
+FIND = Path(__file__).parents[2] / "scripts" / "browser"
 
 # The contrast of every text with the colour that it stands on, by the formula of WCAG 2: [ratio, text] below 4.5.
 CONTRAST = """() => {

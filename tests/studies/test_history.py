@@ -150,7 +150,7 @@ class _LastFirst(ThreadPoolExecutor):
 @pytest.mark.parametrize("posterior", [0, pytest.param(20, marks=pytest.mark.long)])
 def test_orders_of_chunks_workers_and_earlier_calls_change_no_column(posterior, cache, tmp_path):
     network = rough()
-    x = network(stream("history: truths").standard_normal((8, K)))
+    x = network(stream("history: truths").standard_normal((4, K)))
     y = x + 0.2 * stream("history: noises").standard_normal(x.shape)
     shown = stream("history: shown").random(y.shape) < 0.6
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import unrelu
-from tests.loaders.decoder_kinds import BUILDERS, Labelled
+from tests.ecosystem.decoder_kinds import BUILDERS, Labelled
 from unrelu.models.network import Network
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoders.md"

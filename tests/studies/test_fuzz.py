@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from hosts import HOSTS, trials
 from unrelu_studies.tables.fuzz_tables import FUZZERS
 
-FOLDER = Path(__file__).parent.parent / "fuzz"
+FOLDER = Path(__file__).parents[2] / "fuzz"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
-# test_hosts, test_scales and test_hostile_files run what these are made of.
+# The hosts below, test_scales and test_hostile_files run what these are made of.
 OF_TESTS = {"hosts", "scales", "files"}
 
 
@@ -33,3 +34,25 @@ def test_a_quick_run_finds_nothing(script, tmp_path):
 def test_every_fuzzer_has_its_place_on_the_page():
     assert SCRIPTS
     assert {script.stem for script in SCRIPTS} <= set(FUZZERS)
+
+
+# Without a process of their own to start. The others are a long test; `make fuzz` also tries those that start slowly.
+QUICK = [
+    "a plain process",
+    "multiprocessing, fork",
+    "fork while a thread inverts",
+    "several threads at once",
+    "torch.autocast",
+]
+SLOW = ["multiprocessing, spawn", "multiprocessing, forkserver"]
+# Seconds for all hosts together, which take a quarter of a minute on an idle core: only a hang takes so long.
+PATIENCE = 900.0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [QUICK, pytest.param([name for name in HOSTS if name not in QUICK + SLOW], marks=pytest.mark.long)],
+    ids=["quick", "others"],
+)
+def test_every_host_has_its_answers_and_its_settings_back(names):
+    assert trials(names, 1, PATIENCE) == {name: [[]] for name in names}

@@ -18,7 +18,7 @@ import torch
 
 import unrelu
 
-FOLDER = Path(__file__).parent.parent / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 # Modules beside ``unrelu`` itself that an example may import from.
 PUBLIC = ("unrelu.adapters", "unrelu.measurements", "unrelu.report", "unrelu.zoo")

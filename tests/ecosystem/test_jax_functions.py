@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import sys
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import unrelu
+from tests.test_docs import check
 from unrelu.errors import HostError, InputError, MissingPackageError, ModelError, OptionError, UnsupportedModelError
 from unrelu.loaders.jax_functions import JaxNetwork
 
@@ -204,6 +206,10 @@ def test_wrong_arguments():
         unrelu.from_jax(gated, latent_shape=3, bounds={"a": (0, 1)})
     with pytest.raises(InputError, match=r"\(a\) has the lower bound 1"):
         unrelu.from_jax(gated, bounds={"a": (1, 0)})
+
+
+def test_the_example_of_its_docstring():
+    check(inspect.cleandoc(unrelu.from_jax.__doc__), "from_jax")
 
 
 def test_without_jax(monkeypatch):

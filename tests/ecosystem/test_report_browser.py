@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.headless import BEYOND, CONTRAST, chromium
+from tests.ecosystem.headless import BEYOND, CONTRAST, chromium
 from tests.report.written_pages import observations, run
 from unrelu.report import write_report
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import unrelu
-from tests.headless import chromium
+from tests.ecosystem.headless import chromium
 from tests.runs.small_runs import command
 from unrelu.cli.process import main
 
