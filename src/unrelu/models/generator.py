@@ -312,10 +312,6 @@ class Generator(ABC):
         """
         return self
 
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The generator with the activations that are found replaced by their tangents at a code z, (1, k)."""
-        return self
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
 
@@ -376,10 +372,6 @@ class WrappedGenerator(Generator):
         """See :meth:`Generator.smoothed`."""
         base = self.base.smoothed(share, codes if codes is None else self.inner(codes))
         return self if base is self.base else replace(self, base=base)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """See :meth:`Generator.tangent_at`."""
-        return replace(self, base=self.base.tangent_at(self.inner(z)))
 
     def inner(self, z: Tensor) -> Tensor:
         """Codes of G, (B, k'), for codes (B, k)."""

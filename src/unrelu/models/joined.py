@@ -71,10 +71,6 @@ class JoinedGenerator(Generator):
         own = [None] * len(self.generators) if codes is None else self._own(codes)
         return self._of([each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True)])
 
-    def tangent_at(self, z: Tensor) -> JoinedGenerator:
-        """See :meth:`Generator.tangent_at`."""
-        return self._of([each.tangent_at(own) for each, own in zip(self.generators, self._own(z), strict=True)])
-
     def _of(self, generators: list[Generator]) -> JoinedGenerator:
         """These generators joined alike; itself for its own."""
         same = all(each is own for each, own in zip(generators, self.generators, strict=True))
