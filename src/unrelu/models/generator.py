@@ -350,16 +350,13 @@ class WrappedGenerator(Generator):
 
     @property
     def rounding(self) -> Rounding | None:  # type: ignore[override]
-        """See :class:`Generator`."""
         return self.base.rounding
 
     @property
     def domain(self) -> Bounds | None:  # type: ignore[override]
-        """See :class:`Generator`."""
         return self.base.domain
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device."""
         base = self.base.to(dtype, device)
         others = (field.name for field in fields(self) if field.name != "base")
         held = {name: getattr(self, name) for name in others}
@@ -369,7 +366,6 @@ class WrappedGenerator(Generator):
         return replace(self, **moved | {"base": base})
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """See :meth:`Generator.smoothed`."""
         base = self.base.smoothed(share, codes if codes is None else self.inner(codes))
         return self if base is self.base else replace(self, base=base)
 
@@ -386,11 +382,9 @@ class WrappedGenerator(Generator):
         return x, tangents
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
         return self.outer(self.base.forward(self.inner(z)), z)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         self.check_size()
         return self.along(*self.base.linearize(self.inner(z)), z)
 
@@ -407,7 +401,6 @@ class NamedGenerator(WrappedGenerator):
 
     @property
     def plain(self) -> Generator:
-        """See :attr:`Generator.plain`."""
         return self.base
 
     def __getattr__(self, name: str) -> Any:
@@ -418,7 +411,6 @@ class NamedGenerator(WrappedGenerator):
 
     @property
     def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
         return self.base.headed
 
     def __repr__(self) -> str:

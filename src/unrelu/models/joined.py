@@ -54,16 +54,13 @@ class JoinedGenerator(Generator):
 
     @cached_property
     def work(self) -> int:
-        """See :attr:`Generator.work`."""
         return sum(each.work for each in self.generators)
 
     @cached_property
     def cost(self) -> int:
-        """See :attr:`Generator.cost`."""
         return sum(each.cost for each in self.generators)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> JoinedGenerator:
-        """See :meth:`Generator.to`."""
         return self._of([each.to(dtype, device) for each in self.generators])
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> JoinedGenerator:
@@ -77,11 +74,9 @@ class JoinedGenerator(Generator):
         return self if same else replace(self, generators=tuple(generators))
 
     def forward(self, z: Tensor) -> Tensor:
-        """See :meth:`Generator.forward`."""
         return torch.cat([each.forward(own) for each, own in zip(self.generators, self._own(z), strict=True)], dim=1)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.linearize`."""
         self.check_size()
         values, tangents, begin = [], z.new_zeros(len(z), self.latent_dim, self.output_dim), 0
         for each, own, places in zip(self.generators, self._own(z), self.coordinates, strict=True):

@@ -61,7 +61,6 @@ class ExtendedGenerator(WrappedGenerator):
 
     @cached_property
     def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
         below = self.base.headed
         if below is None or below.heads:
             return None
@@ -80,11 +79,9 @@ class ExtendedGenerator(WrappedGenerator):
         return None if inner is None else Bounds(np.append(inner.lower, -own), np.append(inner.upper, own))
 
     def inner(self, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.inner`."""
         return z[:, : self.base.latent_dim]
 
     def outer(self, x: Tensor, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.outer`."""
         return self.function.forward(torch.cat([x, z[:, self.base.latent_dim :]], dim=1))
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,6 @@ class OpaqueNetwork(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
-        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
@@ -101,7 +100,6 @@ class OpaqueNetwork(Generator):
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         self.check_size()
         return self.along(z, torch.eye(self.latent_dim, dtype=z.dtype, device=z.device).expand(len(z), -1, -1))
 
