@@ -88,6 +88,11 @@ class Generator(ABC):
             OptionError: the dtype is not a floating-point type, or the device is not available.
         """
 
+    def _set(self, **values: Any) -> None:
+        """Set attributes of a frozen dataclass that follow from its fields."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
         """Check the arguments of :meth:`to`; None means the present dtype or device."""
         dtype = self.dtype if dtype is None else dtype
@@ -345,16 +350,8 @@ class WrappedGenerator(Generator):
     base: Generator
 
     def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
-            object.__setattr__(self, name, getattr(self.base, name))
-
-    @property
-    def rounding(self) -> Rounding | None:  # type: ignore[override]
-        return self.base.rounding
-
-    @property
-    def domain(self) -> Bounds | None:  # type: ignore[override]
-        return self.base.domain
+        names = ("latent_shape", "output_shape", "width", "dtype", "device", "rounding", "domain")
+        self._set(**{name: getattr(self.base, name) for name in names})
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         base = self.base.to(dtype, device)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,11 +45,8 @@ class JoinedGenerator(Generator):
 
     def __post_init__(self) -> None:
         first, n = self.generators[0], sum(each.output_dim for each in self.generators)
-        held: dict[str, Any] = {"dtype": first.dtype, "device": first.device, "output_shape": (n,)}
-        held["latent_shape"] = (1 + max(map(int, np.concatenate(self.coordinates))),)
-        held["width"] = max(n, *(each.width for each in self.generators))
-        for name, value in held.items():
-            object.__setattr__(self, name, value)
+        k, width = 1 + max(map(int, np.concatenate(self.coordinates))), max(each.width for each in self.generators)
+        self._set(latent_shape=(k,), output_shape=(n,), width=max(n, width), dtype=first.dtype, device=first.device)
 
     @cached_property
     def work(self) -> int:

@@ -26,7 +26,6 @@ from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
-from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 
@@ -228,19 +227,16 @@ class StandardisedGenerator(WrappedGenerator):
     domain: Bounds | None = None
 
     def __post_init__(self) -> None:
+        domain = self.domain
         super().__post_init__()
-        held: dict[str, Any] = {"latent_shape": self.before.in_shape, "output_shape": self.behind.out_shape}
-        held["width"] = max(self.base.width, self.before.n_in, self.behind.n_out)
-        for name in ("before", "behind"):  # a factor beyond the precision becomes the largest number in it
-            affine: Affine = getattr(self, name).to(self.dtype, self.device)
-            held[name] = affine.mapped(lambda _, tensor: torch.nan_to_num(tensor))
-        for name, value in held.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def rounding(self) -> Rounding | None:  # type: ignore[override]
-        """That of G, unless outputs are in other units, where they are no numbers of a module's precision."""
-        return self.base.rounding if not self.behind.steps and self.activation.linear else None
+        held: dict[str, Any] = {  # a factor beyond the precision becomes the largest number in it
+            name: affine.to(self.dtype, self.device).mapped(lambda _, tensor: torch.nan_to_num(tensor))
+            for name, affine in (("before", self.before), ("behind", self.behind))
+        }
+        held |= {"latent_shape": self.before.in_shape, "output_shape": self.behind.out_shape, "domain": domain}
+        if self.behind.steps or not self.activation.linear:
+            held["rounding"] = None  # in other units, outputs are no numbers of a module's precision
+        self._set(width=max(self.base.width, self.before.n_in, self.behind.n_out), **held)
 
     @property
     def reason(self) -> str:
