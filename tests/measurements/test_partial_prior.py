@@ -124,7 +124,7 @@ def test_by_name_is_by_place():
 def test_nuisance_parameters_keep_their_own_prior():
     wide = unrelu.extend(CURVED, offset=(-1, 1))
     assert PRIOR.of_names(wide.names) == Normal([0.5, 0.0, 0.0], [0.2, np.inf, 1.0])
-    assert Normal(std={}).of_names(wide.names) == Normal(0.0, [np.inf, np.inf, 1.0]).of_shape((3,))
+    assert Normal(std={}).of_names(wide.names) == Normal(np.zeros(3), [np.inf, np.inf, 1.0])
 
 
 def test_a_result_and_a_run_keep_it(tmp_path):

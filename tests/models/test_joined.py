@@ -126,12 +126,8 @@ def test_copies_of_it_are_joined_copies():
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single(z), net(z), rtol=1e-4, atol=1e-4)
     at = net.as_codes(z[:1])
-    changed = (net.smoothed(0.5, at), lambda part, own: part.smoothed(0.5, own)), (
-        net.tangent_at(at), lambda part, own: part.tangent_at(own),
-    )  # fmt: skip
-    for found, change in changed:
-        for each, part, places in zip(found.generators, net.generators, net.coordinates, strict=True):
-            agree(each(z[:, places]), change(part, at[:, places])(z[:, places]))
+    for each, part, places in zip(net.smoothed(0.5, at).generators, net.generators, net.coordinates, strict=True):
+        agree(each(z[:, places]), part.smoothed(0.5, at[:, places])(z[:, places]))
     curved = unrelu.from_torch(lambda z: torch.sin(z) * z, 2).named(["a", "b"])
     assert (plain := unrelu.join(u=curved, v=curved).plain).smoothed(0.5) is plain
     assert net.work == sum(each.work for each in net.generators)

@@ -12,7 +12,6 @@ Their objective is :math:`f + \varphi |t|_2^2`. A coordinate with an infinite st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.models.affine import Shape
-from unrelu.models.names import Names
+from unrelu.models.names import Names, plain_numbers
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
@@ -120,31 +118,19 @@ class Normal:
         Raises:
             InputError: mean or std is an array of another shape, a name is unknown, or every std is infinite.
         """
-        if not self.by_name:
-            return self.of_shape(named.latent_shape)
-        mean = np.zeros(named.latent_dim)
-        std = np.where(named.nuisance, 1.0, np.inf)
-        for name in self.std:
-            j = named.place(name, "prior=Normal")
-            if named.nuisance[j]:
-                raise InputError(f"prior=Normal: the nuisance parameter {name!r} has the prior of unrelu.extend")
-            mean[j], std[j] = self.mean[name], self.std[name]
-        return Normal(mean, std).of_shape(named.latent_shape)
-
-    def of_shape(self, shape: Shape) -> Normal:
-        """The same distribution of flat codes, with arrays (k,); ``shape`` is that of a code. Errors as above."""
-        if not np.any(self.proper):
+        mean, std = self.mean, self.std
+        if self.by_name:
+            mean, std = np.zeros(named.latent_dim), np.where(named.nuisance, 1.0, np.inf)
+            for name in self.std:
+                j = named.place(name, "prior=Normal")
+                if named.nuisance[j]:
+                    raise InputError(f"prior=Normal: the nuisance parameter {name!r} has the prior of unrelu.extend")
+                mean[j], std[j] = self.mean[name], self.std[name]
+        if np.isinf(std).all():
             raise InputError(
                 f"prior={self} has an infinite std everywhere, so that nothing is known; leave it out, or state bounds="
             )
-        k = math.prod(shape)
-        for name, value in (("mean", self.mean), ("std", self.std)):
-            if np.shape(value) not in ((), (k,), shape):
-                raise InputError(
-                    f"prior=Normal: {name} has shape {np.shape(value)}, a code has shape {shape}; pass a number or an "
-                    "array of that shape"
-                )
-        return Normal(*(np.broadcast_to(np.reshape(value, -1), (k,)) for value in (self.mean, self.std)))
+        return Normal(named.flat(mean, "prior=Normal: mean"), named.flat(std, "prior=Normal: std"))
 
     def subset(self, coordinates: Flags) -> Normal:
         """The distribution of some coordinates, (k,), of one with arrays (k,) or numbers."""
@@ -157,13 +143,7 @@ class Normal:
 
     def plain(self) -> dict[str, Any]:
         """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_names` first."""
-
-        def written(value: Any) -> Any:
-            if isinstance(value, list):
-                return [written(each) for each in value]
-            return value if math.isfinite(value) else str(value)
-
-        return {name: written(np.asarray(getattr(self, name)).tolist()) for name in ("mean", "std")}
+        return {"mean": plain_numbers(self.mean), "std": plain_numbers(self.std)}
 
 
 def _real(value: npt.ArrayLike, name: str) -> float | Array:

@@ -88,6 +88,11 @@ class Generator(ABC):
             OptionError: the dtype is not a floating-point type, or the device is not available.
         """
 
+    def _set(self, **values: Any) -> None:
+        """Set attributes of a frozen dataclass that follow from its fields."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
         """Check the arguments of :meth:`to`; None means the present dtype or device."""
         dtype = self.dtype if dtype is None else dtype
@@ -312,10 +317,6 @@ class Generator(ABC):
         """
         return self
 
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The generator with the activations that are found replaced by their tangents at a code z, (1, k)."""
-        return self
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
 
@@ -349,21 +350,10 @@ class WrappedGenerator(Generator):
     base: Generator
 
     def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
-            object.__setattr__(self, name, getattr(self.base, name))
-
-    @property
-    def rounding(self) -> Rounding | None:  # type: ignore[override]
-        """See :class:`Generator`."""
-        return self.base.rounding
-
-    @property
-    def domain(self) -> Bounds | None:  # type: ignore[override]
-        """See :class:`Generator`."""
-        return self.base.domain
+        names = ("latent_shape", "output_shape", "width", "dtype", "device", "rounding", "domain")
+        self._set(**{name: getattr(self.base, name) for name in names})
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device."""
         base = self.base.to(dtype, device)
         others = (field.name for field in fields(self) if field.name != "base")
         held = {name: getattr(self, name) for name in others}
@@ -373,13 +363,8 @@ class WrappedGenerator(Generator):
         return replace(self, **moved | {"base": base})
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """See :meth:`Generator.smoothed`."""
         base = self.base.smoothed(share, codes if codes is None else self.inner(codes))
         return self if base is self.base else replace(self, base=base)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """See :meth:`Generator.tangent_at`."""
-        return replace(self, base=self.base.tangent_at(self.inner(z)))
 
     def inner(self, z: Tensor) -> Tensor:
         """Codes of G, (B, k'), for codes (B, k)."""
@@ -394,11 +379,9 @@ class WrappedGenerator(Generator):
         return x, tangents
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
         return self.outer(self.base.forward(self.inner(z)), z)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         self.check_size()
         return self.along(*self.base.linearize(self.inner(z)), z)
 
@@ -415,7 +398,6 @@ class NamedGenerator(WrappedGenerator):
 
     @property
     def plain(self) -> Generator:
-        """See :attr:`Generator.plain`."""
         return self.base
 
     def __getattr__(self, name: str) -> Any:
@@ -426,7 +408,6 @@ class NamedGenerator(WrappedGenerator):
 
     @property
     def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
         return self.base.headed
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,24 +45,18 @@ class JoinedGenerator(Generator):
 
     def __post_init__(self) -> None:
         first, n = self.generators[0], sum(each.output_dim for each in self.generators)
-        held: dict[str, Any] = {"dtype": first.dtype, "device": first.device, "output_shape": (n,)}
-        held["latent_shape"] = (1 + max(map(int, np.concatenate(self.coordinates))),)
-        held["width"] = max(n, *(each.width for each in self.generators))
-        for name, value in held.items():
-            object.__setattr__(self, name, value)
+        k, width = 1 + max(map(int, np.concatenate(self.coordinates))), max(each.width for each in self.generators)
+        self._set(latent_shape=(k,), output_shape=(n,), width=max(n, width), dtype=first.dtype, device=first.device)
 
     @cached_property
     def work(self) -> int:
-        """See :attr:`Generator.work`."""
         return sum(each.work for each in self.generators)
 
     @cached_property
     def cost(self) -> int:
-        """See :attr:`Generator.cost`."""
         return sum(each.cost for each in self.generators)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> JoinedGenerator:
-        """See :meth:`Generator.to`."""
         return self._of([each.to(dtype, device) for each in self.generators])
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> JoinedGenerator:
@@ -71,21 +64,15 @@ class JoinedGenerator(Generator):
         own = [None] * len(self.generators) if codes is None else self._own(codes)
         return self._of([each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True)])
 
-    def tangent_at(self, z: Tensor) -> JoinedGenerator:
-        """See :meth:`Generator.tangent_at`."""
-        return self._of([each.tangent_at(own) for each, own in zip(self.generators, self._own(z), strict=True)])
-
     def _of(self, generators: list[Generator]) -> JoinedGenerator:
         """These generators joined alike; itself for its own."""
         same = all(each is own for each, own in zip(generators, self.generators, strict=True))
         return self if same else replace(self, generators=tuple(generators))
 
     def forward(self, z: Tensor) -> Tensor:
-        """See :meth:`Generator.forward`."""
         return torch.cat([each.forward(own) for each, own in zip(self.generators, self._own(z), strict=True)], dim=1)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Generator.linearize`."""
         self.check_size()
         values, tangents, begin = [], z.new_zeros(len(z), self.latent_dim, self.output_dim), 0
         for each, own, places in zip(self.generators, self._own(z), self.coordinates, strict=True):

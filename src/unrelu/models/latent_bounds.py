@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from scipy.special import ndtr
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.models.names import Names, plain_numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
@@ -62,7 +61,9 @@ class Bounds:
         k, names = math.prod(shape), names or Names(shape, ())
         domain = domain or cls(np.full(k, -np.inf), np.full(k, np.inf))
         if bounds is None or isinstance(bounds, Mapping):
-            bounds = _by_name(bounds or {}, names, domain)
+            given, bounds = bounds or {}, np.stack(domain.ends)
+            for j, pair in names.by_name(given, "bounds", pairs=True).items():
+                bounds[:, j] = pair
         ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         try:
             low, high = ends
@@ -72,8 +73,10 @@ class Bounds:
             if isinstance(bounds, int | float):
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
-        found = cls(_end(low, "lower", shape), _end(high, "upper", shape), names.coordinate_names, names.nuisance)
-        found = found if fixed is None else found.with_fixed(fixed, names)
+        low, high = names.flat(low, "bounds: lower"), names.flat(high, "bounds: upper")
+        for j, z in names.by_name({} if fixed is None else fixed, "fixed", ends=(low, high)).items():
+            low[j] = high[j] = z
+        found = cls(low, high, names.coordinate_names, names.nuisance)
         with np.errstate(over="ignore", invalid="ignore"):
             distance = found.upper - found.lower
         odd = ~((distance > _SHORTEST) | found.fixed) | (found.boxed & np.isinf(distance))
@@ -85,25 +88,6 @@ class Bounds:
                 "-inf or inf where there is no bound"
             )
         return found
-
-    def with_fixed(self, fixed: Any, names: Names) -> Bounds:
-        """These bounds, with coordinates fixed at values by name or place; see :meth:`parse`."""
-        if not isinstance(fixed, Mapping):
-            raise InputError(f"fixed={shown(fixed)} must be a dictionary of values by name or place, {{'h': 0.67}}")
-        ends, known = np.stack([self.lower, self.upper]), set[int]()
-        for name, value in fixed.items():
-            j = names.place(name, "fixed")
-            if j in known:
-                raise InputError(f"fixed={shown(fixed)} names coordinate {j} twice")
-            known.add(j)
-            given = numbers(value, f"fixed: {shown(name)}")
-            z = names.coordinate_of(j, given)
-            if given.shape or not np.isfinite(z) or not self.lower[j] <= z <= self.upper[j]:
-                reach = names.range_of(j, self.lower[j], self.upper[j])
-                reach += ", without the ends" if reach and names.nuisance[j] else ""
-                raise InputError(f"fixed: {shown(name)} has {shown(value)}; pass one finite number{reach}")
-            ends[:, j] = z
-        return replace(self, lower=ends[0], upper=ends[1])
 
     @property
     def fixed(self) -> Flags:
@@ -199,11 +183,8 @@ class Bounds:
     def plain(self) -> list[Any] | None:
         """[lower, upper] for JSON, each a number if all coordinates share it, else a list; infinity is text."""
 
-        def written(end: Array) -> Any:
-            values = [x if math.isfinite(x) else str(x) for x in end.tolist()]
-            return values[0] if len(set(values)) == 1 else values
-
-        return None if self.none else [written(self.lower), written(self.upper)]
+        written = map(plain_numbers, self.ends)
+        return None if self.none else [each[0] if len(set(each)) == 1 else each for each in written]
 
     def check_finite(self) -> None:
         """Refuse bounds that are partly infinite: all must be finite, or none.
@@ -229,27 +210,3 @@ class Bounds:
                 f"{name} of observation {i} has {z0[i, j]:.17g} at {self.called(j)}, outside of bounds "
                 f"[{self.lower[j]:.17g}, {self.upper[j]:.17g}]; start inside, or widen them"
             )
-
-
-def _by_name(bounds: Mapping[Any, Any], names: Names, domain: Bounds) -> Array:
-    """Lower and upper bounds, (2, k), from pairs by name; the others are those of the domain."""
-    ends = np.stack(domain.ends)
-    for name, given in bounds.items():
-        j = names.place(name, "bounds")
-        pair = numbers(given, f"bounds: {name}")
-        z = names.coordinate_of(j, pair)
-        if pair.shape != (2,) or np.isnan(z).any():
-            reach = names.range_of(j)
-            raise InputError(f"bounds: {shown(name)} has {shown(given)}; pass a pair of numbers, (lower, upper){reach}")
-        ends[:, j] = z
-    return ends
-
-
-def _end(values: Any, name: str, shape: Shape) -> Array:
-    """The lower or upper bounds (k,) from a number or an array; ``shape`` is that of a code."""
-    array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
-    if array.shape not in ((), (k,), shape):
-        raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
-    if np.isnan(array).any():
-        raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
-    return np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy()

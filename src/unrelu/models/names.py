@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import count, is_name, nearest, shown
 
@@ -86,6 +89,51 @@ class Names:
             f"{nearest(name, known)}"
         )
 
+    # --- numbers by coordinate ---------------------------------------------------------------------------------
+
+    def flat(self, values: npt.ArrayLike, argument: str) -> Array:
+        """A number for each coordinate, (k,), from one for all or an array of a code's shape, flat or not.
+
+        Raises:
+            InputError: they are no real numbers, are NaN, or have another shape; ``argument`` says what was passed.
+        """
+        array = numbers(values, argument)
+        if array.shape not in ((), (self.latent_dim,), self.latent_shape):
+            raise InputError(
+                f"{argument} has shape {array.shape}, a code has shape {self.latent_shape}; pass a number or an array "
+                "of that shape"
+            )
+        if np.isnan(array).any():
+            raise InputError(f"{argument} has NaN; use -inf or inf where there is no bound")
+        return np.broadcast_to(array.reshape(-1) if array.ndim else array, (self.latent_dim,)).copy()
+
+    def by_name(
+        self, given: Any, argument: str, pairs: bool = False, ends: tuple[Array, Array] | None = None
+    ) -> dict[int, Array]:
+        """Numbers by the place of a coordinate, from a dictionary by name or place: one finite number each, or a pair.
+
+        Those of a nuisance parameter are in its own units, and become those of its coordinate. They are not beyond the
+        ``ends``, (k,) each; else, or if a name is unknown or there twice, an InputError names the ``argument``.
+        """
+        if not isinstance(given, Mapping):
+            raise InputError(
+                f"{argument}={shown(given)} must be a dictionary of values by name or place, such as {{'h': 0.67}}"
+            )
+        found: dict[int, Array] = {}
+        for name, value in given.items():
+            j = self.place(name, argument)
+            if j in found:
+                raise InputError(f"{argument}={shown(given)} names coordinate {j} twice")
+            low, high = (-math.inf, math.inf) if ends is None else (float(end[j]) for end in ends)
+            z = found[j] = self.coordinate_of(j, numbers(value, f"{argument}: {shown(name)}"))
+            fits = z.shape == (2,) if pairs else np.isfinite(z).all() and not z.shape
+            if not fits or not ((low <= z) & (z <= high)).all():
+                what = "a pair of numbers, (lower, upper)" if pairs else "one finite number"
+                reach = self.range_of(j, low, high)
+                reach += ", without the ends" if reach and self.nuisance[j] and not pairs else ""
+                raise InputError(f"{argument}: {shown(name)} has {shown(value)}; pass {what}{reach}")
+        return found
+
     # --- nuisance parameters -----------------------------------------------------------------------------------
 
     @property
@@ -143,6 +191,14 @@ class Names:
         """Where each part is in the flattened output."""
         ends = np.cumsum([0, *map(math.prod, self.parts.values())]).tolist()
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
+
+
+def plain_numbers(values: npt.ArrayLike) -> Any:
+    """Numbers for JSON, in lists as nested as the array; infinity is text."""
+    if np.ndim(values):
+        return [plain_numbers(each) for each in np.asarray(values)]
+    number = float(np.asarray(values))
+    return number if math.isfinite(number) else str(number)
 
 
 def parameter_values(u: Array, low: Array, high: Array, normal: Array | Flags) -> Array:

@@ -175,7 +175,6 @@ class Network(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
-        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
         layers = tuple(replace(layer, affine=layer.affine.to(dtype, device)) for layer in self.layers)
         return replace(self, layers=layers, dtype=dtype, device=device)
@@ -224,13 +223,11 @@ class Network(Generator):
 
     @property
     def headed(self) -> HeadedChain:
-        """See :attr:`Generator.headed`."""
         return HeadedChain(self)
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
         *_, (_, x) = self._layers(z)
         return x
 

@@ -51,17 +51,20 @@ class ExtendedGenerator(WrappedGenerator):
     table: Array
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
-    rounding = None  # outputs are no numbers of the module's precision
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latent_shape", (self.base.latent_dim + len(self.parameters),))
-        object.__setattr__(self, "output_shape", self.function.output_shape or (1,))
-        object.__setattr__(self, "width", max(self.base.width, self.function.width))
+        inner, free = self.base.domain, np.full(len(self.parameters), np.inf)  # parameters have no ends
+        self._set(
+            latent_shape=(self.base.latent_dim + len(self.parameters),),
+            output_shape=self.function.output_shape or (1,),
+            width=max(self.base.width, self.function.width),
+            domain=inner and Bounds(np.append(inner.lower, -free), np.append(inner.upper, free)),
+            rounding=None,  # outputs are no numbers of the module's precision
+        )
 
     @cached_property
     def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
         below = self.base.headed
         if below is None or below.heads:
             return None
@@ -73,18 +76,10 @@ class ExtendedGenerator(WrappedGenerator):
         heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.parameters)
         return HeadedChain(below.network, heads) if heads else None
 
-    @property
-    def domain(self) -> Bounds | None:  # type: ignore[override]
-        """That of G; no ends of the coordinates of parameters."""
-        inner, own = self.base.domain, np.full(len(self.parameters), np.inf)
-        return None if inner is None else Bounds(np.append(inner.lower, -own), np.append(inner.upper, own))
-
     def inner(self, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.inner`."""
         return z[:, : self.base.latent_dim]
 
     def outer(self, x: Tensor, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.outer`."""
         return self.function.forward(torch.cat([x, z[:, self.base.latent_dim :]], dim=1))
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,14 +114,14 @@ class ExtendedGenerator(WrappedGenerator):
         columns = [codes]
         for name, (low, high, normal) in zip(self.parameters, self.table.T, strict=True):
             value = numbers(parameters[name], name)
-            if not (np.isfinite(value) if normal else (value > low) & (value < high)).all():
+            u = parameter_coordinates(value, low, high, normal)
+            if not np.isfinite(u).all():
                 within = "finite" if normal else f"within its bounds, above {low:g} and below {high:g}"
                 raise InputError(f"{name}={parameters[name]!r} must be {within}")
             if value.shape not in ((), codes.shape[:-1]):
                 raise InputError(
                     f"{name} has shape {value.shape}, the codes {codes.shape}; pass a number, or one for each code"
                 )
-            u = parameter_coordinates(value, low, high, normal)
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
 

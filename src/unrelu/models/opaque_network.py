@@ -12,7 +12,6 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
@@ -32,18 +31,8 @@ _SMALL_JACOBIAN = 4096
 # What computes phi(u) instead: a function of the number of the call in one evaluation, u, and phi.
 Substitute = Callable[[int, Tensor, Activation], Tensor]
 
-_ATEN = torch.ops.aten
-_FUNCTIONS: dict[Any, str] = {
-    **dict.fromkeys((torch.relu, Tensor.relu, functional.relu, _ATEN.relu.default), "relu"),
-    **dict.fromkeys((torch.relu_, Tensor.relu_, _ATEN.relu_.default), "relu"),
-    **dict.fromkeys((functional.leaky_relu, _ATEN.leaky_relu.default), "leaky_relu"),
-    **dict.fromkeys((functional.leaky_relu_, _ATEN.leaky_relu_.default), "leaky_relu"),
-    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, _ATEN.sigmoid.default), "sigmoid"),
-    **dict.fromkeys((torch.tanh, Tensor.tanh, _ATEN.tanh.default), "tanh"),
-}
-_IN_PLACE: set[Any] = {
-    torch.relu_, Tensor.relu_, _ATEN.relu_.default, functional.leaky_relu_, _ATEN.leaky_relu_.default,
-}  # fmt: skip
+# The functions of PyTorch that are rectifiers, by name; an underscore after it says that they work in place.
+_RECTIFIERS = ("relu", "leaky_relu")
 # PyTorch's default slope of a LeakyReLU.
 _SLOPE = 0.01
 
@@ -70,7 +59,7 @@ class OpaqueNetwork(Generator):
         forward_mode: whether PyTorch has forward-mode derivatives of all its operations.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding, domain: see :class:`~unrelu.Generator`.
-        substitute: what computes the activations that are found; None leaves them as they are.
+        substitute: what computes the rectifiers that are called; None leaves them as they are.
 
     Raises:
         AttributeError: on access to ``layers``.
@@ -97,7 +86,6 @@ class OpaqueNetwork(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
-        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
@@ -112,7 +100,6 @@ class OpaqueNetwork(Generator):
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
         self.check_size()
         return self.along(z, torch.eye(self.latent_dim, dtype=z.dtype, device=z.device).expand(len(z), -1, -1))
 
@@ -164,18 +151,17 @@ class OpaqueNetwork(Generator):
                 rows = torch.stack([torch.autograd.grad(x, codes, one, retain_graph=True)[0] for one in each])
         return x.detach(), directions @ rows.permute(1, 2, 0)
 
-    def tangent_at(self, z: Tensor) -> OpaqueNetwork:
-        """The generator with every ReLU, LeakyReLU, sigmoid and tanh replaced by its tangent at a code z, (1, k)."""
-        fast = self._fast  # made outside of the record
-        return self._with(tangents_of(lambda: self._flat(z, fast)))
-
     def smoothed(self, share: float, codes: Tensor | None = None) -> OpaqueNetwork:
-        """See :meth:`Generator.smoothed`; sizes are root mean squares of max(u, 0) in each call of an activation."""
-        z, fast = self.as_codes(self.typical_codes) if codes is None else codes, self._fast  # made outside the record
+        """See :meth:`Generator.smoothed`; sizes are root mean squares of max(u, 0) in each call of a rectifier.
+
+        Within ``torch.func.vmap``, by which some modules take one code at a time, there are no numbers to be measured.
+        """
+        z, fast = self.as_codes(self.typical_codes) if codes is None else codes, self._fast  # made before the calls
         sizes: list[float] = []
 
-        def look(u: Tensor, activation: Activation) -> None:
-            sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
+        def measure(call: int, u: Tensor, activation: Activation) -> Tensor:
+            sizes.append(float(torch.relu(u).square().mean().sqrt()))  # a RuntimeError within vmap
+            return activation.forward(u)
 
         def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
             if call >= len(sizes) or not sizes[call]:
@@ -185,16 +171,16 @@ class OpaqueNetwork(Generator):
             x = smoothed.forward(at)
             return (u - at) * smoothed.derivative(at, x) + x
 
-        return self._with(smooth) if recorded(lambda: self._flat(z, fast), look) and any(sizes) else self
-
-    def _with(self, substitute: Substitute | None) -> OpaqueNetwork:
-        """The generator with other activations, and the same weights in memory."""
-        other = replace(self, substitute=substitute)
-        vars(other).update(_running=self._running, _fast=self._fast)
-        return other
+        with torch.no_grad(), suppress(RuntimeError), RectifierCalls(measure):
+            self._flat(z, fast)
+            if any(sizes):
+                other = replace(self, substitute=smooth)
+                vars(other).update(_running=self._running, _fast=fast)  # the same weights in memory
+                return other
+        return self
 
     def _flat(self, z: Tensor, module: nn.Module) -> Tensor:
-        with nullcontext() if self.substitute is None else ActivationCalls(self.substitute):
+        with nullcontext() if self.substitute is None else RectifierCalls(self.substitute):
             # A clone, as the module may change its input in place.
             x: Tensor = module(z.reshape(len(z), *self.latent_shape).clone())
         return x.reshape(len(z), self.output_dim).to(z.dtype)
@@ -245,14 +231,14 @@ def unchained(network: Generator) -> str | None:
     return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
 
 
-# --- activations inside -----------------------------------------------------------------------------------------------
+# --- rectifiers inside ------------------------------------------------------------------------------------------------
 #
-# PyTorch passes every call of its functions to a mode, wherever the module makes it. So the calls of ReLU, LeakyReLU,
-# sigmoid and tanh can be counted, and computed in another way. Calls within a program of torch.jit are out of reach.
+# PyTorch passes every call of its functions to a mode, wherever the module makes it. So the calls of ReLU and LeakyReLU
+# can be counted, and computed in another way. Calls within a program of torch.jit are out of reach.
 
 
-class ActivationCalls(TorchFunctionMode):
-    """Computes the activations that are called inside by a substitute; for one evaluation."""
+class RectifierCalls(TorchFunctionMode):
+    """Computes each ReLU and LeakyReLU that is called inside by a substitute; for one evaluation."""
 
     def __init__(self, substitute: Substitute) -> None:
         super().__init__()
@@ -262,51 +248,17 @@ class ActivationCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Compute a call of a function of PyTorch."""
-        kwargs = kwargs or {}
-        name = _FUNCTIONS.get(func)
-        if name is None:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "").removesuffix(".default")
+        if name.removesuffix("_") not in _RECTIFIERS:
             return func(*args, **kwargs)
         u, *others = args or [kwargs.get("input", kwargs.get("self"))]
-        leaky = name == "leaky_relu"
-        slope = others.pop(0) if leaky and others else kwargs.get("negative_slope", _SLOPE)
-        changed = func in _IN_PLACE or (others[0] if others else kwargs.get("inplace", False))
-        activation = Activation.of_slope(slope) if leaky else Activation(name)
-        x = self._substitute(self._count, u.clone() if changed else u, activation)
+        slope = 0.0
+        if name.startswith("leaky"):
+            slope = others.pop(0) if others else kwargs.get("negative_slope", _SLOPE)
+        changed = name.endswith("_") or (others[0] if others else kwargs.get("inplace", False))
+        x = self._substitute(self._count, u.clone() if changed else u, Activation.of_slope(slope))
         self._count += 1
         return u.copy_(x) if changed else x
-
-
-def recorded(function: Callable[[], Any], look: Callable[[Tensor, Activation], None]) -> bool:
-    """Call ``function``, and ``look(u, phi)`` at each of its activations; return whether all u could be looked at.
-
-    Within ``torch.func.vmap``, by which some modules take one code at a time, they have no numbers.
-    """
-
-    def record(call: int, u: Tensor, activation: Activation) -> Tensor:
-        u.data_ptr()  # raises within vmap
-        look(u, activation)
-        return activation.forward(u)
-
-    with torch.no_grad(), suppress(RuntimeError), ActivationCalls(record):
-        function()
-        return True
-    return False
-
-
-def tangents_of(function: Callable[[], Any]) -> Substitute | None:
-    """The tangents of all activations that ``function`` calls, at their arguments there; None if they are not known."""
-    slopes: list[Tensor] = []
-    offsets: list[Tensor] = []
-
-    def look(u: Tensor, activation: Activation) -> None:
-        x = activation.forward(u)
-        slopes.append(activation.derivative(u, x))
-        offsets.append(x - slopes[-1] * u)
-
-    def tangent(call: int, u: Tensor, activation: Activation) -> Tensor:
-        return torch.addcmul(offsets[call].to(u.dtype), slopes[call].to(u.dtype), u)
-
-    return tangent if recorded(function, look) else None
 
 
 # --- PyTorch's derivatives -----------------------------------------------------------------------------------------

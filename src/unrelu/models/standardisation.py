@@ -26,11 +26,11 @@ from unrelu.models.latent_bounds import Bounds
 from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
-from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 
 _Given = TypeVar("_Given", bound=Generator)
+_IDENTITY = Activation("identity")
 
 
 class Transform(NamedTuple):
@@ -89,22 +89,25 @@ def standardised(
     else:
         basis = transforms(output_basis, "output_basis")
     outputs = [*basis, *transforms(output_scale, "output_scale")]
-    plain = surrounded(network.plain, transforms(input_scale, "input_scale"), outputs)
-    if output_log is not None:
-        plain = _exponential(plain, output_log)
+    power = () if output_log is None else _power(output_log)
+    plain = surrounded(network.plain, transforms(input_scale, "input_scale"), outputs, power)
     called = names.coordinate_names if plain.latent_dim == names.latent_dim else ()
     parts = {} if any(isinstance(each.map, Dense) for each in outputs) else names.parts
     made = Names(plain.latent_shape, plain.output_shape, called, parts)
     return cast(_Given, NamedGenerator(plain, made) if called or parts else plain)
 
 
-def surrounded(network: _Given, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> _Given:
+def surrounded(
+    network: _Given, inputs: Sequence[Transform], outputs: Sequence[Transform],
+    power: tuple[Scale, Activation] | tuple[()] = (),
+) -> _Given:  # fmt: skip
     """The network with its inputs transformed, first to last, and the transforms of its outputs undone, last to first.
 
     The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
-    form one more layer. A network without known layers is put into a :class:`StandardisedGenerator`.
+    form one more layer. A network without known layers is put into a :class:`StandardisedGenerator`. Outputs that are
+    logarithms become powers by ``power``, the last scale and an exponential.
     """
-    if not (inputs or outputs):
+    if not (inputs or outputs or power):
         return network
     latent = network.latent_shape
     before, behind = [each.map for each in inputs], [each.undone for each in reversed(outputs)]
@@ -117,7 +120,7 @@ def surrounded(network: _Given, inputs: Sequence[Transform], outputs: Sequence[T
         if not any(isinstance(step, Dense) for step in behind):
             behind.append(Reshape(network.output_shape))
     try:
-        maps = Affine.compose(before, latent), Affine.compose(behind, network.output_shape)
+        maps = Affine.compose(before, latent), Affine.compose([*behind, *power[:1]], network.output_shape)
     except ModelError as error:
         names = dict.fromkeys(each.name for each in (*inputs, *outputs))
         raise ModelError(
@@ -125,22 +128,18 @@ def surrounded(network: _Given, inputs: Sequence[Transform], outputs: Sequence[T
             f"components are (m, n) for {network.output_dim} outputs of the network, m or, of inputs, n ({error})"
         ) from error
     if isinstance(network, Network):
-        chain = Network.chain([*before, *_parts(network), *behind], latent)
+        parts: list[Step | Activation] = []
+        for layer in network.layers:
+            parts += [*layer.affine.steps, layer.activation]
+        own = parts[:-1] if network.layers[-1].activation.linear else parts
+        chain = Network.chain([*before, *own, *behind, *power], latent)
         # In other units, outputs are no numbers of the module's precision.
-        return cast(_Given, replace(chain, rounding=None if outputs else network.rounding))
-    return cast(_Given, around(network, *maps))
+        return cast(_Given, replace(chain, rounding=None if outputs or power else network.rounding))
+    return cast(_Given, around(network, *maps, *power[1:]))
 
 
-def _parts(network: Network) -> list[Step | Activation]:
-    """The parts of a chain, without the identity at its end."""
-    chain: list[Step | Activation] = []
-    for layer in network.layers:
-        chain += [*layer.affine.steps, layer.activation]
-    return chain[:-1] if network.layers[-1].activation.linear else chain
-
-
-def _exponential(network: Generator, base: object) -> Generator:
-    """The network whose outputs are the base to the power of its outputs."""
+def _power(base: object) -> tuple[Scale, Activation]:
+    """What makes x the base to the power of x: exp(x log(base))."""
     number = isinstance(base, int | float | np.integer | np.floating) and not isinstance(base, bool)
     try:
         factor = math.log(base) if number else math.nan  # type: ignore[arg-type]
@@ -151,12 +150,11 @@ def _exponential(network: Generator, base: object) -> Generator:
             f"output_log={base!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
             "number other than 1"
         )
-    if isinstance(network, StandardisedGenerator):
-        return replace(network, power=factor)
-    if not isinstance(network, Network):
-        return around(network, power=factor)
-    scale = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, 0.0)))
-    return Network.chain([*_parts(network), scale, Activation("exp")], network.latent_shape)
+    return _factor(factor), Activation("exp")
+
+
+def _factor(value: float) -> Scale:
+    return Scale(*(torch.tensor(each, dtype=torch.float64) for each in (value, 0.0)))
 
 
 # --- transforms from pairs and from fitted objects --------------------------------------------------------------------
@@ -214,34 +212,31 @@ def _numbers(value: object, name: str) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StandardisedGenerator(WrappedGenerator):
-    """x = B G(A z + a) + b, or its exponential, for a generator G without known layers.
+    r"""x = :math:`\phi`\ (B G(A z + a) + b) for a generator G without known layers.
 
     Attributes:
         before: z to A z + a, made of scales and matrices.
         behind: B and b.
-        power: the outputs are exp(power x); None for x.
+        activation: phi, the identity or an exponential.
         domain: see :class:`Generator`.
     """
 
     before: Affine
     behind: Affine
-    power: float | None = None
+    activation: Activation = _IDENTITY
     domain: Bounds | None = None
 
     def __post_init__(self) -> None:
+        domain = self.domain
         super().__post_init__()
-        held: dict[str, Any] = {"latent_shape": self.before.in_shape, "output_shape": self.behind.out_shape}
-        held["width"] = max(self.base.width, self.before.n_in, self.behind.n_out)
-        for name in ("before", "behind"):  # a factor beyond the precision becomes the largest number in it
-            affine: Affine = getattr(self, name).to(self.dtype, self.device)
-            held[name] = affine.mapped(lambda _, tensor: torch.nan_to_num(tensor))
-        for name, value in held.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def rounding(self) -> Rounding | None:  # type: ignore[override]
-        """That of G, unless outputs are in other units, where they are no numbers of a module's precision."""
-        return self.base.rounding if not self.behind.steps and self.power is None else None
+        held: dict[str, Any] = {  # a factor beyond the precision becomes the largest number in it
+            name: affine.to(self.dtype, self.device).mapped(lambda _, tensor: torch.nan_to_num(tensor))
+            for name, affine in (("before", self.before), ("behind", self.behind))
+        }
+        held |= {"latent_shape": self.before.in_shape, "output_shape": self.behind.out_shape, "domain": domain}
+        if self.behind.steps or not self.activation.linear:
+            held["rounding"] = None  # in other units, outputs are no numbers of a module's precision
+        self._set(width=max(self.base.width, self.before.n_in, self.behind.n_out), **held)
 
     @property
     def reason(self) -> str:
@@ -250,10 +245,9 @@ class StandardisedGenerator(WrappedGenerator):
 
     @cached_property
     def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
         below = self.base.headed
         scales = all(isinstance(step, Scale | Reshape) for step in self.behind.steps)
-        if below is None or not below.heads or not scales or self.power is not None:
+        if below is None or not below.heads or not scales or not self.activation.linear:
             return None
         one, axes = (torch.ones(1, self.output_dim), torch.eye(self.latent_dim))
         unit = to_numpy(self.behind.apply(one.to(self.dtype), constant=False)[0])
@@ -266,24 +260,19 @@ class StandardisedGenerator(WrappedGenerator):
         return below.in_units(network, shift[k:], factor[k:].sum(axis=1), unit)
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """See :meth:`Generator.smoothed`."""
         return super().smoothed(share, self.as_codes(self.typical_codes) if codes is None else codes)
 
     def inner(self, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.inner`."""
         return self.before.apply(z)
 
     def outer(self, x: Tensor, z: Tensor) -> Tensor:
-        """See :meth:`WrappedGenerator.outer`."""
-        x = self.behind.apply(x)
-        return x if self.power is None else torch.exp(self.power * x)
+        return self.activation.forward(self.behind.apply(x))
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`WrappedGenerator.along`."""
-        x, flat = self.outer(x, z), self.behind.apply(tangents.flatten(0, 1), constant=False)
-        tangents = torch.unflatten(flat, 0, tangents.shape[:2])
-        if self.power is not None:
-            tangents = tangents * (self.power * x)[:, None]
+        u, flat = self.behind.apply(x), self.behind.apply(tangents.flatten(0, 1), constant=False)
+        x, tangents = self.activation.forward(u), torch.unflatten(flat, 0, tangents.shape[:2])
+        if not self.activation.linear:
+            tangents = tangents * self.activation.derivative(u, x)[:, None]
         for step in reversed(self.before.steps):
             if isinstance(step, Scale):
                 tangents = tangents * step.scale.reshape(-1, 1)
@@ -298,13 +287,14 @@ class StandardisedGenerator(WrappedGenerator):
 
 
 def around(
-    network: Generator, before: Affine | None = None, behind: Affine | None = None, power: float | None = None
-) -> StandardisedGenerator:
+    network: Generator, before: Affine | None = None, behind: Affine | None = None,
+    activation: Activation = _IDENTITY,
+) -> StandardisedGenerator:  # fmt: skip
     """A generator around a copy: it may be cached for the generator, which it must not keep alive then."""
     latent, shape = network.latent_shape, network.output_shape
-    domain = network.domain if before is None else None
+    domain = None if before and before.steps else network.domain
     before, behind = before or Affine((), latent, latent), behind or Affine((), shape, shape)
-    return StandardisedGenerator(copy(network), before, behind, power, domain)
+    return StandardisedGenerator(copy(network), before, behind, activation, domain)
 
 
 def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Bounds | None = None) -> Generator:
@@ -331,5 +321,4 @@ def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Bou
 
 def on_scaled_outputs(network: Generator, factor: float) -> Generator:
     """The generator whose outputs are multiplied by a factor, around a copy."""
-    scale = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, 0.0)))
-    return around(network, behind=Affine.compose([scale], network.output_shape))
+    return around(network, behind=Affine.compose([_factor(factor)], network.output_shape))
