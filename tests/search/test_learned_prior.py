@@ -26,7 +26,7 @@ from unrelu.runtime.archives import write_archive
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
-from unrelu.search.joint_search import JointSearch
+from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.learned_prior import (
     NOISE_STEP,
     LearnedConfidence,
@@ -465,6 +465,24 @@ def test_observations_are_judged_by_their_own_level_and_rounds():
     one_by_one = np.concatenate([judge(search, rows[i : i + 1]) for i in rows])
     np.testing.assert_allclose(together, one_by_one, rtol=1e-9)
     assert len(np.unique(together.round(9))) > 2
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "learns"),
+    [(9.0, {}, True), (11.0, {}, False), (11.0, {"bounds": (-99, 99)}, True), (11.0, {"radius": 12.0}, True),
+     (1.1, {"radius": 1.0}, True), (4.0, {"radius": 1.0}, False)],
+)  # fmt: skip
+def test_nothing_is_learned_of_an_answer_beyond_the_radius(length, options, learns, learned_of):
+    """No simulated code is as long. With bounds all codes are within them, and N(0, I) draws are learned always."""
+    radius = {"radius": options["radius"]} if "radius" in options else {}
+    problem = problem_of(bounds=options.get("bounds"))
+    search, rows = JointSearch(problem), np.arange(B)
+    search.advance(rows, 6, 0)
+    search.state.rounds[:] = 4
+    search.state.z *= length * np.sqrt(K) / np.linalg.norm(search.state.z, axis=1, keepdims=True)
+    found = LearnedConfidence(problem, **radius)(search, rows)
+    assert bool(learned_of) == learns
+    assert (found.tobytes() == flat_confidence(search, rows).tobytes()) == (not learns)
 
 
 def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch):

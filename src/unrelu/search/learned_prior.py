@@ -10,7 +10,9 @@ of two other outputs: half of the time as it is, else in a random order. Then, w
 ten times as long: where outputs saturate, the best code is far out, and agreement on a nearer one misleads. All are of
 this kind if residuals exceed the stated noise, or the user's code is longer than N(0, I) draws; half without noise.
 
-The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer.
+The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer. Nothing is
+learned of an answer beyond the radius, as hardly any simulated code is so long: its confidence is that of the flat
+prior. There saturated outputs leave valleys, along which the objective falls slowly, and agreement misleads.
 
 The measurements A are canonical ones of the kind of the user's (:mod:`unrelu.search._measurement_kind`), so that the
 prior is a function of the generator, the kind, the level of noise and the options alone. It is kept with the generator,
@@ -275,7 +277,7 @@ class LearnedConfidence:
         self._spread, self._kind = spread_of(problem), MeasurementKind.of(problem)
 
     def __call__(self, search: JointSearch, observations: Index) -> Array:
-        """The confidence of some observations of a search, (b,)."""
+        """The confidence of some observations of a search, (b,); by the flat prior if their codes are too long."""
         state = search.state
         counts = state.count_restarts().subset(observations)
         found = confidence(FLAT, counts)
@@ -283,7 +285,8 @@ class LearnedConfidence:
             return found  # a batch with exact fits has no noise to simulate
         levels = self.levels(state.f, observations, state.z[observations])
         groups = defaultdict[tuple[NoiseLevel, int], list[int]](list)
-        for place in np.flatnonzero(~self.problem.looks_noiseless[observations]).tolist():
+        untaught = self.problem.looks_noiseless[observations] | self._beyond(state.z[observations])
+        for place in np.flatnonzero(~untaught).tolist():
             groups[levels[place], int(state.rounds[observations[place]])].append(place)
         for (level, rounds), places in groups.items():
             prior, some = self._prior(level, search), observations[places]
@@ -291,6 +294,14 @@ class LearnedConfidence:
             after = prior.after_perturbations(before, state.improved[some])
             found[places] = np.where(state.perturbed[some] & bool(prior.weights), after, before)
         return found
+
+    def _beyond(self, z: Array) -> Flags:
+        """Whether codes (b, k) are longer than the radius and than N(0, I) draws: few simulated ones are, (b,)."""
+        return self._far(z) & (np.linalg.norm(z, axis=1) > self.radius * np.sqrt(z.shape[1]))
+
+    def _far(self, z: Array) -> Flags:
+        """Whether codes (b, k) are longer than N(0, I) draws, (b,); with bounds none is."""
+        return np.asarray(self.problem.bounds.none & (chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR))
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[NoiseLevel]:
         """The level of noise of some observations, given the best objectives, (B,), and their codes, (b, k).
@@ -307,9 +318,8 @@ class LearnedConfidence:
             known = problem.noise.noisy & np.isfinite(size)
             misfit = np.nan_to_num(residual - size - np.log(_EXPLAINED) / np.log(NOISE_STEP), posinf=9.0, neginf=0.0)
             noise = np.nan_to_num(np.where(known, size, residual), posinf=20.0, neginf=-40.0)
-            if z is not None and problem.bounds.none:
-                far = chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR
-                misfit = np.where(far, np.maximum(misfit, 1.0), misfit)
+            if z is not None:
+                misfit = np.where(self._far(z), np.maximum(misfit, 1.0), misfit)
         steps = zip(np.rint(noise).tolist(), np.ceil(misfit).tolist(), known.tolist(), strict=True)
         return [NoiseLevel(int(n), max(0, int(m)) if stated else None) for n, m, stated in steps]
 
