@@ -9,7 +9,7 @@ from torch import nn
 
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
-from unrelu.models.torch_callables import frozen
+from unrelu.opaque.torch_callables import frozen
 
 
 class Residual(nn.Module):

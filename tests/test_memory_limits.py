@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import unrelu
 from unrelu.errors import HostError
 from unrelu.models import generator, torch_opaque
-from unrelu.models.torch_opaque import gradient_memory
+from unrelu.opaque.torch_opaque import gradient_memory
 from unrelu.runtime import devices
 
 HOST = torch.device("cpu")

@@ -32,11 +32,9 @@ from .measurements.additive_noise import Outliers as Outliers
 from .measurements.additive_noise import Uniform as Uniform
 from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
-from .models.code_prior import Normal as Normal
 from .models.generator import Generator as Generator
-from .models.joined import join as join
 from .models.network import Network as Network
-from .models.nuisance_parameters import extend as extend
+from .parameters.code_prior import Normal as Normal
 from .problem import Problem as Problem
 from .result import Inversion as Inversion
 from .result import Status as Status
@@ -45,5 +43,7 @@ from .runs import open_run as open_run
 from .runs import run as run
 from .runtime.run_control import Progress as Progress
 from .sampling.draws import Posterior as Posterior
+from .wrappers.joined import join as join
+from .wrappers.nuisance_parameters import extend as extend
 
 __version__: str

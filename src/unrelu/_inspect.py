@@ -61,7 +61,7 @@ class Inspection:
     """A network, evaluated at codes drawn from N(0, I). It prints as a table of its layers, and what to expect.
 
     Attributes:
-        layers: its layers; empty for an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, whose layers are not
+        layers: its layers; empty for an :class:`~unrelu.opaque.opaque_network.OpaqueNetwork`, whose layers are not
             known.
         samples: number of codes drawn.
         exact: fraction of codes with enough active outputs in every layer, which ``exact`` can be expected to recover.

@@ -18,8 +18,8 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
+from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Index

@@ -17,8 +17,8 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
+from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
 from unrelu.runtime.argument_numbers import whole_number

@@ -23,11 +23,11 @@ from unrelu.measurements.observation_arguments import read_y, read_z0
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, searched
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, placed
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
 from unrelu.models.network import Network, small
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals

@@ -21,7 +21,7 @@ from tests.support import random_network
 from unrelu.certification.bound_propagation import forward_propagation
 from unrelu.certification.safe_bounds import Region, lower_bound
 from unrelu.errors import InputError
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 
 CLOSED = ("OPTIMAL", "EXACT_FIT")
 

@@ -15,8 +15,8 @@ from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.streams import stream
 
 SLOPES = (0.0, 0.0, 0.0, 0.5, 2.0, -1.0)

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from tests.opaque_modules import Attention, Residual, Skip
-from unrelu.models.torch_callables import frozen
+from unrelu.opaque.torch_callables import frozen
 
 Case = tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]
 BUILDERS: dict[str, Callable[[Path], Case]] = {}

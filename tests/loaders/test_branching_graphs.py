@@ -14,7 +14,7 @@ from torch import nn
 
 import unrelu
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 
 class Residual(nn.Module):

@@ -15,8 +15,8 @@ from torch import nn
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_callables import frozen
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_callables import frozen
 
 
 class Model(nn.Module):

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders import load
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 M = numbers(4, 4)
 C = numbers(4)

@@ -13,7 +13,7 @@ from tests.opaque_modules import GENERATORS, codes
 from unrelu._invert import invert
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import load
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 
 def ints(*values):

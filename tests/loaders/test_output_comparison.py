@@ -16,7 +16,7 @@ from unrelu import from_torch
 from unrelu.errors import UnsupportedModelError
 from unrelu.models import output_comparison
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 LAYER = made(nn.Linear, 4, 6).double().requires_grad_(False)
 SINGLE = made(nn.Linear, 4, 6).requires_grad_(False)

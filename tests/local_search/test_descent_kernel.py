@@ -18,8 +18,8 @@ from unrelu.local_search.descent_kernel import descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 
 K, N, B = 4, 30, 5

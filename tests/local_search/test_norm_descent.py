@@ -19,8 +19,8 @@ from unrelu.errors import OptionError
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 

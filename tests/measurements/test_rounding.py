@@ -11,9 +11,9 @@ from tests.support import random_network
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements._clipped_operator import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.linear_operators import hiding
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import restored
+from unrelu.measurements.operators import hiding
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream

@@ -11,7 +11,7 @@ import unrelu
 from tests.support import farthest, random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import IdentityOperator, WeightedOperator
-from unrelu.measurements.linear_operators import ProductOperator, hiding, normalised
+from unrelu.measurements.operators import ProductOperator, hiding, normalised
 from unrelu.runtime.streams import stream
 
 K, N, B = 3, 40, 4

@@ -11,7 +11,7 @@ from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.local_search.packed_observations import packable
 from unrelu.measurements.working_units import Coordinates, on_coordinates
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 
 K, N = 3, 12

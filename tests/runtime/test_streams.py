@@ -62,7 +62,7 @@ ALLOWED = {
     ("src/unrelu/adapters/_sklearn_inverter.py", "check_random_state"),
     ("src/unrelu/adapters/_sklearn_inverter.py", "randint"),
     # Nothing is drawn: a user's module that draws must not advance the user's generator.
-    ("src/unrelu/models/torch_opaque.py", "fork_rng"),
+    ("src/unrelu/opaque/torch_opaque.py", "fork_rng"),
     ("src/unrelu/loaders/_torch_graph.py", "fork_rng"),
     # Golden results are of problems as a user would draw them, and older than any change of the streams.
     ("scripts/golden.py", "default_rng"),

@@ -8,7 +8,7 @@ from scipy.stats import truncnorm
 
 import unrelu
 from tests.support import random_network
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.streams import stream
 from unrelu.sampling._target import Target
 from unrelu.sampling.prior_transform import PriorTransform

@@ -14,9 +14,9 @@ from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.measurements import Mask
 from unrelu.methods import Method
-from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Shape
 
 try:
     from deepinv import physics as kinds

@@ -14,8 +14,8 @@ from unrelu.errors import MissingPackageError
 from unrelu.measurements import Mask
 from unrelu.measurements.noise import Noise
 from unrelu.methods import Method
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
+from unrelu.parameters.code_prior import Normal
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 

@@ -24,13 +24,12 @@ from unrelu.display.text_tables import html_table, named_lines, text_table
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.working_units import Coordinates, on_coordinates
-from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, write_archive
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration
 from unrelu.thresholds import EXACT_FIT_TOLERANCE

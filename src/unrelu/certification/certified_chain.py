@@ -19,8 +19,8 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.memory_limits import PROOF_NUMBERS
 from unrelu.thresholds import EXACT_FIT_TOLERANCE

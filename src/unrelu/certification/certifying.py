@@ -15,7 +15,7 @@ from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
 from unrelu.measurements.working_units import Coordinates, in_working_units
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.work_clock import now

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.file_reading import check_stated_size

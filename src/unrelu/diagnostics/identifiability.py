@@ -21,8 +21,8 @@ from unrelu.errors import InputError
 from unrelu.measurements import IdentityOperator, Operator, read_operator
 from unrelu.measurements.working_units import in_working_units
 from unrelu.models.generator import Generator, as_generator
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Layer, Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once

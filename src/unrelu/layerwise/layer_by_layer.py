@@ -20,9 +20,9 @@ from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network, small
-from unrelu.models.opaque_network import as_chain, unchained
+from unrelu.opaque.opaque_network import as_chain, unchained
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array

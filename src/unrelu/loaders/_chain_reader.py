@@ -18,7 +18,8 @@ from torch import fx
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
 from unrelu.loaders._torch_operations import Flow, Part, element, parts_of, shape_of
-from unrelu.models.affine import Affine, Shape, Step, check_finite
+from unrelu.models.affine import Affine, Step, check_finite
+from unrelu.runtime.array_types import Shape
 
 # Operators that give several tensors.
 SEVERAL = ("split", "split_with_sizes", "unbind", "chunk")

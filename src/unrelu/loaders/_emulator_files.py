@@ -22,7 +22,7 @@ from unrelu.loaders._weight_arrays import from_arrays
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
-from unrelu.models.standardisation import standardised
+from unrelu.wrappers.standardisation import standardised
 
 # The entries of a list, by its length; sizes, and the modes or wavelengths of the outputs, are not used.
 _LAYERS, _STANDARDISED = ("weights_", "biases_", "alphas_", "betas_"), ("parameters_mean", "parameters_std")

@@ -29,12 +29,12 @@ from unrelu.loaders._weight_arrays import (
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.standardisation import standardised
-from unrelu.models.torch_callables import GeneratorCall, Output
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
 from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
+from unrelu.wrappers.standardisation import standardised
 
 # The most characters of a message.
 _LONGEST = 4000

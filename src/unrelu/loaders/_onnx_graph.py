@@ -16,11 +16,11 @@ from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES, cast_later
 from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._recording import at_place
 from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
-from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_callables import Pick, concatenated
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_callables import Pick, concatenated
+from unrelu.runtime.array_types import Shape
 from unrelu.runtime.file_reading import check_stated_size, opened, read_bytes
 
 try:
@@ -47,7 +47,7 @@ def from_onnx(
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
     ``latent_shape`` is needed if the graph leaves it open. ``output`` picks outputs, as
-    :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or tensors inside the graph; ``inputs`` are values of
+    :class:`~unrelu.opaque.torch_callables.GeneratorCall` has it, or tensors inside the graph; ``inputs`` are values of
     all inputs but one. What the graph computes may take any memory and time.
 
     Raises:

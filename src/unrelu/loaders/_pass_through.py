@@ -26,8 +26,9 @@ from unrelu.loaders._chain_reader import SEVERAL, Walk
 from unrelu.loaders._recording import name_of
 from unrelu.loaders._torch_operations import Flow, Part, float64, shape_of
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
+from unrelu.models.affine import Affine, Dense, Reshape, Step
 from unrelu.models.network import LARGEST_COMPILED
+from unrelu.runtime.array_types import Shape
 
 # Operators that are linear in all tensors that they take or give.
 _JOINING = ("add", "sub", "cat", "stack", *SEVERAL)

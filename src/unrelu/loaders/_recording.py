@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from unrelu.errors import ModelError, UnreluError, UnsupportedModelError
-from unrelu.models.affine import Shape
-from unrelu.models.opaque_network import plain_attention
-from unrelu.models.torch_callables import CalledModule, FunctionModule
-from unrelu.models.torch_opaque import raised
+from unrelu.opaque.opaque_network import plain_attention
+from unrelu.opaque.torch_callables import CalledModule, FunctionModule
+from unrelu.opaque.torch_opaque import raised
+from unrelu.runtime.array_types import Shape
 
 # Operators that take the shape of a tensor alone.
 _OF_SHAPES = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}

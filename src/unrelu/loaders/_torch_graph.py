@@ -3,8 +3,8 @@
 A module becomes layers in three steps: it is run for codes, and the operators that it calls are recorded
 (:func:`~unrelu.loaders._recording.recorded`); :mod:`~unrelu.loaders._chain_reader` follows the record from the code to
 the output, and reads its layers by the table of :mod:`~unrelu.loaders._torch_operations`; the outputs of these layers
-are compared with those of the module (:mod:`~unrelu.models.output_comparison`). What is no chain is kept as it is, by
-:func:`~unrelu.models.torch_opaque.opaque`.
+are compared with those of the module (:mod:`~unrelu.opaque.output_comparison`). What is no chain is kept as it is, by
+:func:`~unrelu.opaque.torch_opaque.opaque`.
 
 A module in half precision or bfloat16 is read in double precision, also if only a part of it is. The module itself
 rounds after every operation. With 8 or 11 bits, this error is larger than any tolerance and often larger than the
@@ -32,16 +32,16 @@ from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
 from unrelu.loaders._recording import name_of, recorded
-from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.output_comparison import EXACT, difference, watched
 from unrelu.models.rounding_error import Rounding
-from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_called, as_module, evaluated
-from unrelu.models.torch_opaque import check_memory, opaque, trial_codes
+from unrelu.opaque.opaque_network import OpaqueNetwork, plain_attention
+from unrelu.opaque.output_comparison import EXACT, difference, watched
+from unrelu.opaque.torch_callables import FunctionModule, GeneratorCall, Output, as_called, as_module, evaluated
+from unrelu.opaque.torch_opaque import check_memory, opaque, trial_codes
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
+from unrelu.runtime.array_types import Shape
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -76,7 +76,7 @@ def from_torch(
 
     What is no chain of layers (it branches, has operations that are neither affine maps nor known activations, or
     decides by the numbers that it computes), or has other outputs than its layers at some of 300 codes, becomes an
-    :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and "gradient_descent" invert. A
+    :class:`~unrelu.opaque.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and "gradient_descent" invert. A
     trial comes first: the module must map each code of a batch to finite numbers, independently of the other codes, to
     the same numbers each time, and its derivatives must agree with finite differences. A copy of a module is evaluated,
     in float64. A function is called as it is, in the first of the types float64, float32, float16 and bfloat16 that it

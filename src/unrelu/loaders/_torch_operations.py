@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_map
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
 from unrelu.models.activations import SELU_ALPHA, SELU_SCALE, Activation
-from unrelu.models.affine import Conv, Dense, LinearOperation, Reshape, Scale, Shape, Step
+from unrelu.models.affine import Conv, Dense, LinearOperation, Reshape, Scale, Step
 from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.array_types import Shape
 
 Part = Step | Activation
 # Linear operators that keep the batch first and do not take its size: called as they are.

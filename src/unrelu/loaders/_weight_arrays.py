@@ -20,9 +20,9 @@ from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
-from unrelu.models.standardisation import Transform, standardised, surrounded, transforms
 from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
+from unrelu.wrappers.standardisation import Transform, standardised, surrounded, transforms
 
 Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]

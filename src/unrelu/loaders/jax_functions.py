@@ -20,12 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from unrelu.errors import HostError, MissingPackageError, ModelError, UnreluError, UnsupportedModelError
 from unrelu.loaders._torch_graph import CPU, code_arguments, network_of, with_names
-from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, picked
-from unrelu.models.torch_opaque import trial_codes
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_callables import FunctionModule, GeneratorCall, Output, picked
+from unrelu.opaque.torch_opaque import trial_codes
+from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 from unrelu.runtime.work_clock import standing_still

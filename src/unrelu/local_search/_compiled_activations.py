@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from unrelu.lp.compilation import jit
 from unrelu.models import activations as of
+from unrelu.runtime.compilation import jit
 
 
 @jit

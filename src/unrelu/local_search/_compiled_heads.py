@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from unrelu.local_search.packed_observations import ACTIVATION, BIAS, INPUTS, MATRIX, OUTPUTS
-from unrelu.lp.compilation import jit
+from unrelu.runtime.compilation import jit
 
 
 @jit

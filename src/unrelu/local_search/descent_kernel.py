@@ -30,10 +30,10 @@ from unrelu.local_search.packed_observations import (
     Precision,
     latent_dim,
 )
-from unrelu.lp.compilation import compile_by, inlined, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
+from unrelu.runtime.compilation import compile_by, inlined, jit, kernel
 
 # The smallest damping and promise.
 _TINY = 1e-300

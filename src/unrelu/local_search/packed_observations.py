@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.measurements.folding import FoldedChain, FoldedLayer
-from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.operators import Operator
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.affine_head import AffineHead
 from unrelu.models.generator import Generator

@@ -32,8 +32,8 @@ from unrelu.local_search.descent_kernel import value_and_gradient, work_arrays
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.compilation import compile_by
 from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.compilation import compile_by
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, the longest and

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.compilation import compile_by, jit, kernel
 from unrelu.runtime.host import abandoned
 from unrelu.runtime.work_clock import now
 
@@ -160,7 +160,7 @@ def _inverse(matrix: Array) -> Array:
 
 
 def compile_exchange() -> None:
-    """Compile the kernel before its first use, see :func:`~unrelu.lp.compilation.compile_by`."""
+    """Compile the kernel before its first use, see :func:`~unrelu.runtime.compilation.compile_by`."""
     compile_by(_run_exchange, exchange.stats.cache_path, "exchange")
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 from unrelu.measurements._emulator_error import emulator_error
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
-from unrelu.measurements.linear_operators import (
+from unrelu.measurements.noise import Fit, Likelihood, Noise
+from unrelu.measurements.operator_arguments import Mask, Matrix, NonlinearOperator, read_operator
+from unrelu.measurements.operators import (
     IdentityOperator,
     MatrixFreeOperator,
     MatrixOperator,
     Operator,
     WeightedOperator,
 )
-from unrelu.measurements.noise import Fit, Likelihood, Noise
-from unrelu.measurements.operator_arguments import Mask, Matrix, NonlinearOperator, read_operator
 
 __all__ = [
     "Fit",

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from unrelu.measurements.linear_operators import Arrays, Operator, hiding
-from unrelu.models.affine import Shape
+from unrelu.measurements.operators import Arrays, Operator, hiding
 from unrelu.models.generator import Generator
+from unrelu.runtime.array_types import Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from unrelu.measurements.additive_noise import CORRELATED, Gaussian
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.operator_arguments import read_operator
 from unrelu.models.generator import Generator, as_generator
-from unrelu.models.names import Names
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing

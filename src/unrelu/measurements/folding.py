@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from unrelu.measurements.linear_operators import Operator, OutputIndex
+from unrelu.measurements.operators import Operator, OutputIndex
 from unrelu.models.activations import Activation
 from unrelu.models.affine_head import AffineHead
 from unrelu.models.generator import Generator

@@ -29,13 +29,12 @@ from scipy import linalg, sparse
 
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Uniform
-from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
-from unrelu.models.affine import Shape
-from unrelu.models.names import Names
+from unrelu.measurements.operators import Operator
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import nearest
 
 

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.measurements._clipped_operator import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.measurements.operator_arguments import read_operator
+from unrelu.measurements.operators import Operator
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import reshaping

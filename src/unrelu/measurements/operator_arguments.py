@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError
 from unrelu.measurements._clipped_operator import ClippedOperator
-from unrelu.measurements.linear_operators import (
+from unrelu.measurements.operators import (
     IdentityOperator,
     MatrixFreeOperator,
     MatrixOperator,
@@ -24,12 +24,11 @@ from unrelu.measurements.linear_operators import (
     WeightedOperator,
     hiding,
 )
-from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import longest, tried
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_opaque import longest, tried
 from unrelu.runtime.argument_numbers import numbers
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, shown

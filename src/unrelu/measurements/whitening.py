@@ -16,9 +16,9 @@ from scipy import sparse
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import MatrixOperator, Operator, ProductOperator, WeightedOperator, hiding
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.operator_arguments import NonlinearOperator
+from unrelu.measurements.operators import MatrixOperator, Operator, ProductOperator, WeightedOperator, hiding
 from unrelu.runtime.array_types import Array, Flags
 
 # L^-1 A is not multiplied out where L^-1 and the entries of A that are not 0 are fewer numbers by this factor.

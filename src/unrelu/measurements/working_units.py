@@ -36,14 +36,14 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError, ModelError
-from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
+from unrelu.measurements.operators import IdentityOperator, Operator, times_power
 from unrelu.models.affine import Affine, Scale
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Layer, Network
-from unrelu.models.standardisation import on_scaled_codes, on_scaled_outputs
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array
+from unrelu.wrappers.standardisation import on_scaled_codes, on_scaled_outputs
 
 # Half the length of an interval on which a uniform variable has variance 1.
 _HALF_LENGTH = math.sqrt(3.0)

@@ -21,9 +21,7 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import ModelError
-from unrelu.runtime.array_types import Array
-
-Shape = tuple[int, ...]
+from unrelu.runtime.array_types import Array, Shape
 
 # Identity columns that are pushed through a map at once to write out its matrix.
 _PROBE = 256

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import HostError, InputError, OptionError
-from unrelu.models._watched_operations import multiplications
-from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
 from unrelu.models.rounding_error import Rounding
+from unrelu.models.watched_operations import multiplications
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing
@@ -43,7 +42,7 @@ _COST_OF_NUMBER = 30
 class Generator(ABC):
     """A map G: R^k -> R^n with a Jacobian. Called with NumPy codes, it returns NumPy outputs.
 
-    The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.models.opaque_network.OpaqueNetwork` can only
+    The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.opaque.opaque_network.OpaqueNetwork` can only
     be evaluated and differentiated.
 
     Attributes:
@@ -53,7 +52,7 @@ class Generator(ABC):
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
-        domain: the :class:`~unrelu.models.latent_bounds.Bounds` of the codes that a function is meant for, or None.
+        domain: the :class:`~unrelu.parameters.latent_bounds.Bounds` of the codes that a function is meant for, or None.
             They are the bounds of searches that state none.
 
     >>> import unrelu
@@ -103,7 +102,7 @@ class Generator(ABC):
     def bounds(self, stated: Any, fixed: Any = None) -> Bounds:
         """The bounds of a search of its codes, as users state them; by default, the domain.
 
-        Errors are those of :meth:`unrelu.models.latent_bounds.Bounds.parse`.
+        Errors are those of :meth:`unrelu.parameters.latent_bounds.Bounds.parse`.
         """
         return Bounds.parse(stated, self.latent_shape, self.names, fixed, self.domain)
 

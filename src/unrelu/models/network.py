@@ -16,12 +16,12 @@ from torch import Tensor
 from unrelu.display.text_tables import text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
+from unrelu.models.affine import Affine, Dense, Reshape, Step
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.generator import Generator, by, evaluation_lines, read_only, to_numpy
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.rounding_error import Rounding
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count

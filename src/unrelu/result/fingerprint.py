@@ -13,9 +13,9 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.operators import Operator
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
 # The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each.

@@ -22,11 +22,10 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.objectives import DEGREES, Huber
 from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.working_units import searched
-from unrelu.models.affine import Shape
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.residual_tests import TESTS
@@ -34,7 +33,7 @@ from unrelu.result.status import ending_of
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 

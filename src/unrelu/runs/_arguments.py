@@ -16,14 +16,14 @@ from unrelu.datasets.opening import open_data
 from unrelu.datasets.pictures import Pictures
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import MatrixFreeOperator, read_operator
-from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
+from unrelu.measurements.operators import Operator
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.measurements.working_units import searched
 from unrelu.methods import METHODS, make, refuse
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
+from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem
 from unrelu.result.residual_tests import FEWEST
 from unrelu.runs._manifest import manifest_of

@@ -13,8 +13,8 @@ from unrelu._version import __version__
 from unrelu.datasets.data_set import Observations
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import METHODS
-from unrelu.models.code_prior import Normal
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs.chunk_work import STATUSES, Work

@@ -18,8 +18,8 @@ import numpy as np
 from unrelu.datasets.data_set import Observations
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError
 from unrelu.measurements.noise import Noise
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
+from unrelu.parameters.code_prior import Normal
 from unrelu.runs._arguments import asked, check_outside
 from unrelu.runs._executors import computed
 from unrelu.runs._manifest import MANIFEST, differences, read_manifest

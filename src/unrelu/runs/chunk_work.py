@@ -17,12 +17,12 @@ from unrelu._invert import invert
 from unrelu._posterior import posterior
 from unrelu.errors import HostError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
-from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.measurements.whitening import known_entries
 from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.result import TELLING, Inversion, Status, message_of
 from unrelu.runs.columns import Column, numbers_of, numbers_of_posterior
 from unrelu.runtime.array_types import Array, Flags, Index

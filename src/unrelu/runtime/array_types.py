@@ -1,4 +1,4 @@
-"""Names of the types of arrays."""
+"""Names of the types of arrays and their shapes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,3 +7,4 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 Integers = npt.NDArray[np.int64]
+Shape = tuple[int, ...]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from unrelu.display.text_tables import WORST, Printed, printed_batch
-from unrelu.models.code_prior import Normal
-from unrelu.models.names import Names
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.names import Names
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior

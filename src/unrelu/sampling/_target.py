@@ -16,8 +16,8 @@ from unrelu.local_search.packed_observations import packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.models.activations import Activation
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals

@@ -19,8 +19,8 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
 
 from unrelu.errors import InputError
-from unrelu.models.code_prior import Normal
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Flags
 
 # Coordinates t of codes at a bound are at most this large: the probability beyond is 3e-7.

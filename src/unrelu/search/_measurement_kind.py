@@ -31,7 +31,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from unrelu.measurements import IdentityOperator, Operator, WeightedOperator
-from unrelu.measurements.linear_operators import MatrixOperator, normalised
+from unrelu.measurements.operators import MatrixOperator, normalised
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS, SAMPLE_NUMBERS, at_once

@@ -1,6 +1,6 @@
 """The schedules of searches: how far descents of each kind go, and what an observation may cost.
 
-All that was tuned on the time of a search is here; :func:`unrelu.search.descents.descents_for` chooses the schedule by
+What was tuned on the time of a search is here; :func:`unrelu.search.descents.descents_for` chooses the schedule by
 what is measured on the generator. ``TUNE`` below is ``unrelu_studies.kit.families.trained_families.TUNE``.
 """
 
@@ -17,11 +17,6 @@ ROUNDS = (
     (1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 64), (12, 128), (12, 256),
 )  # fmt: skip
 _FURTHER = 6
-
-# Microseconds of a compiled step, for each of :func:`unrelu.search.descents.step_terms`, and of a step of a batch, for
-# each code and for each multiplication of its Jacobian.
-STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
-BATCH_COST = (70.0, 3e-5)
 
 # Smoothing schedule: widths, as fractions of the size of a layer's outputs; one step with each.
 _WIDTHS = tuple(np.geomspace(1.0, 0.02, 8).tolist())

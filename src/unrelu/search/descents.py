@@ -25,11 +25,11 @@ from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMa
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, latent_dim, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.linear_operators import WeightedOperator
+from unrelu.measurements.operators import WeightedOperator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search import _schedules
-from unrelu.search._schedules import BATCH_COST, STEP_COST, Schedule
+from unrelu.search._schedules import Schedule
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import SAME_OPTIMUM
 
@@ -38,6 +38,9 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 # The predicted decrease at which a refinement by L-BFGS ends: codes of a residual generator 64 -> 512 -> 784 are then
 # within 1e-6 of what smaller ones reach.
 _REFINED_DECREASE = 3e-7
+# Microseconds of a compiled step, for each of :func:`step_terms`, and of a step of a batch, for each code and for each
+# multiplication of its Jacobian.
+_STEP_COST, _BATCH_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3), (70.0, 3e-5)
 # The most steps at a raised level of noise, and the relative decrease of f that is tiny there (tuned on 21cmEMU).
 _TEMPERED, _TEMPERED_DECREASE = 12, 1e-2
 # The least variance there, as a share of the largest of an observation, and for outputs that never vary.
@@ -102,7 +105,7 @@ class CompiledDescents:
 
     def microseconds(self, steps: Integers) -> Array:
         """The processor time of ``steps``."""
-        return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
+        return np.asarray(float(step_terms(self.packed.layout) @ _STEP_COST) * steps)
 
     @cached_property
     def _double(self) -> PackedObservations:
@@ -178,7 +181,7 @@ class BatchDescents:
     def microseconds(self, steps: Integers) -> Array:
         """See :meth:`CompiledDescents.microseconds`."""
         network = self.objective.network
-        return np.asarray((BATCH_COST[0] + BATCH_COST[1] * network.latent_dim * network.work) * steps)
+        return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """See :meth:`CompiledDescents.improve`."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import IdentityOperator, Operator, WeightedOperator
-from unrelu.measurements.linear_operators import normalised
+from unrelu.measurements.operators import normalised
 from unrelu.models.generator import Generator
-from unrelu.models.latent_bounds import Bounds
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import SAMPLE_NUMBERS, at_once

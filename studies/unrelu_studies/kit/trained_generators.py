@@ -27,7 +27,7 @@ from unrelu.errors import InputError, ModelError
 from unrelu.layerwise.layer_by_layer import check_invertible
 from unrelu.loaders import from_arrays, load
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import unchained
+from unrelu.opaque.opaque_network import unchained
 
 # 28 x 28, as the digits are.
 PIXELS = 784

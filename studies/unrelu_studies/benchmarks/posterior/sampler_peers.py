@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.lp.compilation import kernel
+from unrelu.runtime.compilation import kernel
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
 

@@ -15,16 +15,15 @@ from scipy import special
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
-from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, read_only
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names, parameter_coordinates, parameter_values
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import longest, tried
+from unrelu.opaque.opaque_network import OpaqueNetwork
+from unrelu.opaque.torch_opaque import longest, tried
+from unrelu.parameters.code_prior import Normal
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names, parameter_coordinates, parameter_values
 from unrelu.runtime.argument_numbers import numbers
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -150,9 +149,8 @@ def extend(
     Scale s, shift d, offset o and your own function f are each optional. A parameter is uniform within its bounds if
     its latent coordinate u is N(0, 1), as the other coordinates are. With :class:`unrelu.Normal` in place of bounds it
     is normal, such as the amplitude a of a template t: ``extend(net, lambda x, a: x + a * t, a=unrelu.Normal(0, 1))``.
-    The method ``split(r.z)`` of the
-    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` returns the parameters of a result. Only methods that
-    search the latent space accept it.
+    The method ``split(r.z)`` of the :class:`~unrelu.wrappers.nuisance_parameters.ExtendedGenerator` returns the
+    parameters of a result. Only methods that search the latent space accept it.
 
     Args:
         network: G.

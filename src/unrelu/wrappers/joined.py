@@ -15,10 +15,10 @@ from unrelu.errors import OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Step
 from unrelu.models.generator import Generator, NamedGenerator, as_generator
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
 from unrelu.models.network import LARGEST_COMPILED, Layer, Network
 from unrelu.models.rounding_error import Rounding
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.host import computing
 
@@ -104,7 +104,7 @@ def join(**parts: Generator) -> NamedGenerator:
     that is measured, in the order of the parts.
 
     If all parts are chains of layers, and small enough for compiled searches, so is the joined generator: its layers
-    have those of the parts as blocks. Otherwise it is a :class:`~unrelu.models.joined.JoinedGenerator`.
+    have those of the parts as blocks. Otherwise it is a :class:`~unrelu.wrappers.joined.JoinedGenerator`.
 
     Args:
         **parts: the generators by the names of their parts, in the order of the output. All of their coordinates have
@@ -150,7 +150,7 @@ def join(**parts: Generator) -> NamedGenerator:
 
 
 def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Bounds | None]:
-    """The nuisance parameters among the coordinates (:class:`~unrelu.models.names.Names`), and the domain."""
+    """The nuisance parameters among the coordinates (:class:`~unrelu.parameters.names.Names`), and the domain."""
     tables: dict[str, tuple[str, Array]] = {}
     ranges: dict[str, list[tuple[str, float, float]]] = {each: [] for each in order}
     for name, part in parts.items():

@@ -17,9 +17,8 @@ import scipy
 from scipy.special import ndtr
 
 from unrelu.errors import InputError
-from unrelu.models.affine import Shape
-from unrelu.models.names import Names, plain_numbers
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.parameters.names import Names, plain_numbers
+from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.

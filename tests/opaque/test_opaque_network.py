@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import unrelu.models.opaque_network as opaque_module
+import unrelu.opaque.opaque_network as opaque_module
 from tests.opaque_modules import (
     GENERATORS,
     OPAQUE,
@@ -33,7 +33,7 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 each = pytest.mark.parametrize("name", OPAQUE)
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from unrelu.lp import compilation, exchange_simplex
-from unrelu.lp.compilation import compile_by, kernel
 from unrelu.lp.exchange_simplex import compile_exchange
+from unrelu.runtime.compilation import compile_by, kernel
 from unrelu.runtime.work_clock import now
 
 SCRIPT = """

@@ -12,7 +12,7 @@ from scipy import optimize
 import unrelu
 from tests.support import lm_reach, random_network
 from unrelu.errors import InputError
-from unrelu.models.code_prior import Normal
+from unrelu.parameters.code_prior import Normal
 
 MEAN, STD, S = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3]), 0.3
 PRIOR = Normal(MEAN, STD)

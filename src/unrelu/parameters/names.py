@@ -12,9 +12,8 @@ import numpy.typing as npt
 from scipy import special
 
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu.models.affine import Shape
 from unrelu.runtime.argument_numbers import numbers
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import count, is_name, nearest, shown
 
 

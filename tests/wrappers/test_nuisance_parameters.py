@@ -17,10 +17,10 @@ from tests.support import at_least, at_most, farthest, random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements.working_units import Coordinates, on_coordinates
 from unrelu.methods import METHODS
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.nuisance_parameters import ExtendedGenerator
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint
+from unrelu.wrappers.nuisance_parameters import ExtendedGenerator
 
 K, N = 4, 60
 # Biases: a ReLU network without them is homogeneous, so that the length of its code is its scale.

@@ -22,10 +22,10 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, by, to_numpy
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.names import Names
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import unchained
+from unrelu.opaque.opaque_network import unchained
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import unrelu
-from tests.models.test_joined import PARTS
 from tests.opaque_modules import OPAQUE
+from tests.wrappers.test_joined import PARTS
 from unrelu.errors import InputError
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.opaque.opaque_network import OpaqueNetwork
 
 NETS = PARTS | {"extended": unrelu.extend(PARTS["relu"], offset=(-1, 1)), "joined": unrelu.join(**PARTS)}
 

@@ -16,11 +16,11 @@ from tests.support import random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, Reshape
-from unrelu.models.joined import JoinedGenerator
 from unrelu.models.network import Network
 from unrelu.models.rounding_error import Rounding
-from unrelu.models.standardisation import standardised
 from unrelu.result import Status
+from unrelu.wrappers.joined import JoinedGenerator
+from unrelu.wrappers.standardisation import standardised
 
 RNG = np.random.default_rng(4)
 MATRICES = [RNG.standard_normal(shape) / 2 for shape in ((12, 3), (12, 12), (7, 12))]
@@ -83,7 +83,7 @@ def agree(found, wanted):
 def test_values_and_jacobians_are_those_of_the_parts(text, monkeypatch):
     net = joined(text)
     assert isinstance(net.plain, Network if text in CHAINS else JoinedGenerator)
-    monkeypatch.setattr("unrelu.models.joined.LARGEST_COMPILED", 0)
+    monkeypatch.setattr("unrelu.wrappers.joined.LARGEST_COMPILED", 0)
     large = joined(text)
     assert isinstance(large.plain, JoinedGenerator)
     z = codes(net)
@@ -208,7 +208,7 @@ def chi_square(y, z, covariance):
 
 @pytest.mark.parametrize("size", [2**19, 0], ids=["chain", "joined"])
 def test_one_covariance_across_parts_and_one_by_part(size, monkeypatch):
-    monkeypatch.setattr("unrelu.models.joined.LARGEST_COMPILED", size)
+    monkeypatch.setattr("unrelu.wrappers.joined.LARGEST_COMPILED", size)
     net = joined("relu deep")
     y = {name: value + 0.03 * RNG.standard_normal(value.shape) for name, value in MEASURED.items()}
     across = unrelu.invert(net, y, operator=A, noise=unrelu.Gaussian(covariance=COVARIANCE))

@@ -20,8 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.models.affine import Shape
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags, Index, Shape
 from unrelu.runtime.host import computing
 
 # The observed outputs of an observation, as an index into the rows of the last layer.

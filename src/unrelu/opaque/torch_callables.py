@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
-from unrelu.models.affine import Shape
+from unrelu.runtime.array_types import Shape
 
 Pick = str | int | Callable[[Any], Any]
 # One output, or several by the names of the parts that they become.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.models.watched_operations import Operations, tensors
 from unrelu.runtime.streams import stream, torch_stream
 
 # Batches that are compared: the number of codes, and whether gradients are enabled. The first are compared always.

@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, by, evaluation_lines
-from unrelu.models.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.models.rounding_error import Rounding
-from unrelu.models.torch_callables import frozen, replica
+from unrelu.opaque.torch_callables import frozen, replica
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 

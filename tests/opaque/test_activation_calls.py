@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tests.opaque_modules import made
 from unrelu.loaders import from_torch
-from unrelu.models.opaque_network import OpaqueNetwork, RectifierCalls
+from unrelu.opaque.opaque_network import OpaqueNetwork, RectifierCalls
 
 
 class Ways(nn.Module):

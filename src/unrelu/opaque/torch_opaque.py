@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from unrelu.errors import HostError, UnsupportedModelError
-from unrelu.models._watched_operations import Operations, tensors
-from unrelu.models.affine import Shape, check_finite
-from unrelu.models.latent_bounds import Bounds
-from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.output_comparison import difference
-from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
-from unrelu.runtime.array_types import Array
+from unrelu.models.affine import check_finite
+from unrelu.models.watched_operations import Operations, tensors
+from unrelu.opaque.opaque_network import OpaqueNetwork, plain_attention
+from unrelu.opaque.output_comparison import difference
+from unrelu.opaque.torch_callables import as_module, described, evaluated, frozen, outputs, replica
+from unrelu.parameters.latent_bounds import Bounds
+from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.streams import stream
@@ -51,7 +51,7 @@ def opaque(
 
     Args:
         module: a module, of which a copy in double precision is tried, or a function, see
-            :func:`~unrelu.models.torch_callables.evaluated`.
+            :func:`~unrelu.opaque.torch_callables.evaluated`.
         latent_shape: shape of one code.
         reason: why it is not a chain of layers.
         device: where a function is given its codes; None is the CPU.

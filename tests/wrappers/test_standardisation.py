@@ -15,7 +15,7 @@ from tests.loaders.loader_checks import layers_reproduce
 from tests.opaque_modules import Residual, made
 from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
-from unrelu.models.standardisation import StandardisedGenerator, standardised
+from unrelu.wrappers.standardisation import StandardisedGenerator, standardised
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.standard_normal((40, 3)) * [1e-9, 1.0, 70.0] + [2e-9, 0.3, 70.0]

@@ -1,0 +1,1 @@
+"""Generators whose layers are not known: modules and functions of PyTorch."""

@@ -1,0 +1,1 @@
+"""Coordinates of codes: their names, bounds and prior."""

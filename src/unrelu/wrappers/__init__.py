@@ -1,0 +1,1 @@
+"""Generators made of others: standardised, with nuisance parameters, several that share parameters."""
