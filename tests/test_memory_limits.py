@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import unrelu
 from unrelu.errors import HostError
-from unrelu.models import generator, torch_opaque
+from unrelu.models import generator
+from unrelu.opaque import torch_opaque
 from unrelu.opaque.torch_opaque import gradient_memory
 from unrelu.runtime import devices
 

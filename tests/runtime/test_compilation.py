@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from unrelu.lp import compilation, exchange_simplex
+from unrelu.lp import exchange_simplex
 from unrelu.lp.exchange_simplex import compile_exchange
+from unrelu.runtime import compilation
 from unrelu.runtime.compilation import compile_by, kernel
 from unrelu.runtime.work_clock import now
 

@@ -14,8 +14,8 @@ from torch import nn
 from tests.opaque_modules import made
 from unrelu import from_torch
 from unrelu.errors import UnsupportedModelError
-from unrelu.models import output_comparison
 from unrelu.models.network import Network
+from unrelu.opaque import output_comparison
 from unrelu.opaque.opaque_network import OpaqueNetwork
 
 LAYER = made(nn.Linear, 4, 6).double().requires_grad_(False)
