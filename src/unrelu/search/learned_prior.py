@@ -299,7 +299,7 @@ class LearnedConfidence:
 
     def _beyond(self, z: Array) -> Flags:
         """Whether codes (b, k) are longer than the radius and than N(0, I) draws: few simulated ones are, (b,)."""
-        return self._far(z) & (np.linalg.norm(z, axis=1) > self.radius * np.sqrt(z.shape[1]))
+        return np.asarray(self._far(z) & (np.linalg.norm(z, axis=1) > self.radius * np.sqrt(z.shape[1])))
 
     def _far(self, z: Array) -> Flags:
         """Whether codes (b, k) are longer than N(0, I) draws, (b,); with bounds none is."""
