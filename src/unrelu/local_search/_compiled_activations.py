@@ -12,7 +12,7 @@ from unrelu.runtime.compilation import jit
 
 @jit
 def _gate(kind, t):
-    """g and g' of base functions g(t), which are sigmoids, and t g(t)."""
+    """Return g(t) and g'(t) of an activation whose base function is the sigmoid g(t) or the product t g(t)."""
     if kind == of.GELU:
         return 0.5 * math.erfc(-math.sqrt(0.5) * t), math.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
     if kind in (of.HARDSIGMOID, of.HARDSWISH):
@@ -30,7 +30,7 @@ def _gate(kind, t):
 
 @jit
 def _base_function(kind, t):
-    """b(t) and b'(t) of an activation that is not piecewise linear, in double precision."""
+    """Return b(t) and b'(t) of an activation that is not piecewise linear, in double precision."""
     if kind == of.TANH:
         b = math.tanh(t)
         return b, 1 - b * b
@@ -57,7 +57,7 @@ def _base_function(kind, t):
 
 @jit
 def activate(kind, parameters, width, x, slopes):
-    """Outputs, in place of the sums x, and derivatives of a layer; ``parameters`` are c, then a, then the weights w."""
+    """Replace a layer's sums x by its outputs, and write their derivatives; ``parameters`` are all c, all a, all w."""
     n = len(x)
     for i in range(n):
         v, c, w = x[i], parameters[i], parameters[2 * n + i]

@@ -1,4 +1,4 @@
-"""Compiled affine heads (:mod:`~unrelu.models.affine_head`): outputs, their derivatives, and products with these.
+"""Compiled affine heads (:mod:`~unrelu.models.affine_head`): outputs, derivatives, and products with derivatives.
 
 ``head`` is the row of a head in the layout of a packed network, u are its latent coordinates, (p,), and ``below`` are
 the outputs below it, (n,).
@@ -14,7 +14,7 @@ from unrelu.runtime.compilation import jit
 
 @jit
 def _parameter(numbers, head, j, u):
-    """tau and its derivative by u of parameter number j."""
+    """Return tau of parameter number j, and its derivative by u."""
     straight, shift, factor = numbers[head[ACTIVATION] + 3 * j : head[ACTIVATION] + 3 * j + 3]
     v = shift + factor * u[j]
     if straight > 0:
@@ -24,14 +24,14 @@ def _parameter(numbers, head, j, u):
 
 @jit
 def _rate(numbers, head, j, i, below):
-    """The derivative of output i by tau of parameter number j."""
+    """Return the derivative of output i by tau of parameter number j."""
     place = (1 + j) * head[OUTPUTS] + i
     return numbers[head[MATRIX] + place] * below[i] + numbers[head[BIAS] + place]
 
 
 @jit
 def apply_head(numbers, head, u, below, x, slopes):
-    """Write the outputs x and their derivatives by those below, (n,) each."""
+    """Write the outputs x and their derivatives by the outputs below, (n,) each."""
     n, scale, offset = head[OUTPUTS], head[MATRIX], head[BIAS]
     for i in range(n):
         x[i], slopes[i] = numbers[offset + i], numbers[scale + i]
@@ -46,9 +46,9 @@ def apply_head(numbers, head, u, below, x, slopes):
 
 @jit
 def head_jacobian(numbers, head, u, below, slopes, moved, rows, above, first):
-    """Write the Jacobian into the first n rows of ``above``, given the ``moved`` rows of that of the outputs below.
+    """Write the Jacobian into the first n rows of ``above``, given the ``moved`` rows of the Jacobian below the head.
 
-    Those do not depend on u if this is the ``first`` head.
+    The outputs below the ``first`` head do not depend on u.
     """
     n, p, k = head[OUTPUTS], head[INPUTS], above.shape[1]
     for i in range(n):
@@ -65,7 +65,7 @@ def head_jacobian(numbers, head, u, below, slopes, moved, rows, above, first):
 
 @jit
 def head_backward(numbers, head, u, below, slopes, r, back, back_u):
-    """Write the derivatives of a function by the outputs below, and add those by u, given those by the outputs, r."""
+    """Propagate the derivatives r by the outputs: write the derivatives by the outputs below, add the ones by u."""
     for j in range(head[INPUTS]):
         _, rise = _parameter(numbers, head, j, u)
         for i in range(head[OUTPUTS]):

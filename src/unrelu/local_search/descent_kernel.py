@@ -35,11 +35,11 @@ from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
 from unrelu.runtime.compilation import compile_by, inlined, jit, kernel
 
-# The smallest damping and promise.
+# The smallest damping, and the smallest promised decrease.
 _TINY = 1e-300
 # The least root mean square of a code, which is the unit of its perturbations.
 SHORTEST_CODE = 1e-3
-# Numbers left free on either side of an array that is written: more than one pass of a vectorised loop handles.
+# The free numbers on either side of an array that is written: more than one pass of a vectorised loop handles.
 ROOM = 256
 
 
@@ -53,7 +53,7 @@ _factor, _arrived, _hopeless, _tiny = (jit(each) for each in (rule.factor, rule.
 
 @jit
 def copy(source, target):
-    """target = source, of the same size, as a loop: assigning to a slice compiles its error message too."""
+    """Copy ``source`` to ``target`` of the same size by a loop: a slice assignment also compiles its error message."""
     for i in range(len(target)):
         target[i] = source[i]
 
@@ -98,7 +98,7 @@ def residual(x, end, y, r, z, prior):
 
 @kernel
 def value_and_gradient(numbers, layout, heads, widths, ends, work, y, prior, z, gradient):
-    """Return f and write its gradient by a reverse pass; ``work`` are vectors with a place for each layer's outputs."""
+    """Return f and write its gradient by a reverse pass; vectors in ``work`` have a place for each layer's outputs."""
     x, slopes, back, last = work[1], work[2], work[3], ends[len(layout)]
     forward(numbers, layout, heads, widths, z, ends, x, slopes)
     f = residual(x, last, y, back[last : last + len(y)], z, prior)
@@ -129,7 +129,7 @@ def value_and_gradient(numbers, layout, heads, widths, ends, work, y, prior, z, 
 
 @jit
 def _nonzero(derivatives, on):
-    """Write the numbers of the non-zero derivatives into ``on``; return how many there are."""
+    """Write the indices of the non-zero derivatives into ``on``; return how many there are."""
     count = 0
     for i in range(len(derivatives)):
         if derivatives[i] != 0:
@@ -140,7 +140,7 @@ def _nonzero(derivatives, on):
 
 @jit
 def _jacobian(numbers, layout, heads, ends, x, slopes, moved, on, part, rows, above):
-    """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
+    """Return the number c of non-zero rows of J and an array that begins with them; write their indices to ``moved``.
 
     ``part``, a vector, and ``rows`` and ``above``, with a column for each latent coordinate, are work arrays.
     """
@@ -159,9 +159,9 @@ def _jacobian(numbers, layout, heads, ends, x, slopes, moved, on, part, rows, ab
 
 @inlined
 def _jacobian_of_layers(numbers, layout, ends, slopes, moved, on, part, rows, above):
-    """Return the number of non-zero rows, an array that begins with them, and a free one, without affine heads.
+    """Return the number of non-zero rows of J below the heads, an array that begins with these rows, and a free array.
 
-    The columns of the latent coordinates of heads have no meaning yet.
+    The columns for the latent coordinates of heads have no meaning yet.
     """
     k = layout[0, INPUTS]
     count = k
@@ -197,7 +197,7 @@ def _jacobian_of_layers(numbers, layout, ends, slopes, moved, on, part, rows, ab
 def _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient):
     """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array.
 
-    Coordinates that are at a bound and that a step would move across it are then removed.
+    Then remove the coordinates at a bound that a step would cross.
     """
     k, trace = len(z), 0.0
     np.dot(rows[:count].T, rows[:count], square)
@@ -221,7 +221,7 @@ def _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradie
 
 @jit
 def _reflected(value, low, high):
-    """A coordinate reflected at its bounds: repeatedly between two, once at a single one; always inside."""
+    """Reflect a coordinate at its bounds, repeatedly between two, once at a single one; the result is inside."""
     if high - low < np.inf and high > low:
         period = 2 * (high - low)
         value = (value - low) % period
@@ -264,12 +264,12 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 @inlined
 def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damping, work):
-    """Make damped Gauss-Newton steps from z, in place, on the network with these widths.
+    """Make damped Gauss-Newton steps from z, in place, on the network smoothed with ``widths``.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
-    damping stands for the default of a first step. On a smoothed network, not ``exact``, one step is made.
+    damping stands for the default of a first step. If the network is smoothed, not ``exact``, make one step.
 
-    Returns f, the last damping and the number of steps.
+    Return f, the last damping and the number of steps.
     """
     ends, moved, on, layers, part, vectors, gram, factor, square, first, second = work
     k, m, last = len(z), len(y), ends[len(layout)]
@@ -318,16 +318,16 @@ def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damp
 def descend_and_perturb(
     numbers, layout, heads, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work
 ):  # fmt: skip
-    """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k), kept if lower.
+    """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k); keep lower codes.
 
     A descent makes one step at each width of the schedule, then steps on the exact network. Perturbed codes begin on
     the exact network. A perturbation is in units of the root mean square of its code. All codes are inside a box
-    (2, k). A finite f (c,) says that z is the end of a descent already. Written in place: z, f, and the number of
+    (2, k). A finite f (c,) says that z is already the end of a descent. Written in place: z, f, and the number of
     steps, (c,).
 
-    ``limits``: the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
-    enough, and an f that a descent must reach, which is set here: a descent is given up if its next step is predicted
-    to gain too little.
+    ``limits`` holds the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
+    enough, and an f that a descent must reach. The last one is set here. A descent is given up if its next step is
+    predicted to gain too little for it.
     ``work`` is the :func:`work_arrays` of the layout.
     """
     k, widths, stages = z.shape[1], work[3][5, : len(layout)], len(schedule)
@@ -366,7 +366,7 @@ Work: TypeAlias = tuple[npt.NDArray[Any], ...]
 
 
 def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
-    """The work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
+    """Allocate the work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
 
     All arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
     """
@@ -385,7 +385,7 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
 
 
 def compile_descents(dtype: Precision = np.float32, heads: int | None = None) -> None:
-    """Compile or load the descents before their first use, by descents from no codes on G(z) = relu(z)."""
+    """Compile or load the descents before their first use, by running them on G(z) = relu(z) without any codes."""
     network = PackedNetwork.of([FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))], [1.0], dtype)
     none, codes = np.zeros(0), np.zeros((0, 1))
     run = partial(

@@ -21,7 +21,7 @@ HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 
 
 class Watch:
-    """Called before every step; returns whether to stop.
+    """A check of the time limit and the callback, called before every step; it returns whether to stop.
 
     A step is not begun if it would end beyond the time limit, assuming that it takes as long as the longest so far.
 
@@ -36,7 +36,7 @@ class Watch:
         self.reason: Status | None = None
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Check whether to stop."""
         at = now()
         self._longest, self._last = max(self._longest, at - self._last), at
         if self.reason is not None:
@@ -58,9 +58,9 @@ class Watch:
 
 
 class Steps(ABC):
-    """Codes that descend an objective.
+    """A batch of codes that descend an objective, until each is finished.
 
-    On a GPU, the host waits for results only where it has to know them: which codes are active, once a step.
+    On a GPU, the host waits for results only once a step, to know which codes are active.
 
     Attributes:
         objective: f.
@@ -87,4 +87,4 @@ class Steps(ABC):
 
     @abstractmethod
     def step(self, at: Tensor) -> None:
-        """Make one trial step of the codes of these numbers, which are not finished."""
+        """Make one trial step of the codes with the indices ``at``, which are not finished."""

@@ -27,7 +27,7 @@ _ROUNDED, _MOST_LAST_STEPS = 1e-9, 20
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
-    """Whether codes (b, k) are where the Jacobian is zero: a step of their size changes f (b,) by less than 1e-10 f."""
+    """Check whether the Jacobian is zero at codes (b, k): a step of their size changes f (b,) by less than 1e-10 f."""
     change = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
     plateau: Tensor = torch.isfinite(f) & (change <= 1e-10 * f.sqrt())
     return plateau
@@ -37,7 +37,7 @@ class LevenbergMarquardtSteps(Steps):
     r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by the rule of :mod:`~unrelu.local_search.damping`.
 
     A code is finished when f is small, after two tiny steps in a row, when its next step promises a tiny decrease, or
-    when it is not worth going on.
+    when it cannot reach its ceiling.
 
     Attributes:
         gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k); out of date where ``stale``.
@@ -47,7 +47,7 @@ class LevenbergMarquardtSteps(Steps):
         damping: the first mu as a fraction of the mean diagonal of J^T J + lambda I, or one mu for each code.
         tiny_decrease: a decrease of f by less than this fraction is tiny.
         enough: values of f below which a code is finished, (b,).
-        ceiling: values of f that codes must reach; those that cannot are given up, (b,).
+        ceiling: values of f that codes must reach, (b,). Codes that cannot reach theirs are given up.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LevenbergMarquardtSteps(Steps):
 
     @staticmethod
     def _mean(gram: Tensor) -> Tensor:
-        """The means of diagonals, (b,)."""
+        """Compute the means of the diagonals, (b,)."""
         return gram.diagonal(dim1=1, dim2=2).mean(dim=1)
 
     def refresh(self, at: Tensor) -> None:
@@ -106,7 +106,7 @@ class LevenbergMarquardtSteps(Steps):
             self.stale[at] = False
 
     def flat(self) -> Tensor:
-        """Whether codes are on a plateau and no good fits, (b,)."""
+        """Check whether codes are on a plateau and do not fit well, (b,)."""
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
 
 
@@ -115,9 +115,9 @@ def refine_damped(
 ) -> Refined:
     """Refine codes (:func:`~unrelu.local_search.refinement.refine`), and make damped steps if G has no known kinks.
 
-    In the bent valley of a badly conditioned generator, BFGS soon gains as little as at a kink, and ends. Damped steps
-    have a Jacobian each, and follow the valley. Where the first one gains nothing, as at an unknown kink, it is the
-    last. At the end, undamped steps settle the last digits.
+    In the bent valley of an ill-conditioned generator, BFGS soon gains as little as at a kink, and ends. Damped steps
+    compute a Jacobian each, and follow the valley. If the first one gains nothing, as at an unknown kink, it is the
+    last. At the end, undamped steps determine the last digits.
     """
     found, network = refine(objective, z, observations, enough, most, stop), objective.network
     if not len(z) or network.smoothed(1.0, z[:1]) is not network:
@@ -135,9 +135,10 @@ def refine_damped(
 
 
 def _last_digits(objective: SquaredError, z: Tensor, f: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
-    """Gauss-Newton steps from optimal codes (b, k) that f, which is rounded, no longer tells apart; with f there, (b,).
+    """Make Gauss-Newton steps from optimal codes (b, k); return the codes reached, and their f, (b,).
 
-    The gradient still does. A step is taken if the next one promises at most half as much, and f does not rise visibly.
+    Rounding hides differences of f between these codes, but the gradient still shows them. A step is accepted if the
+    next one promises at most half as much, and f does not rise visibly.
     """
     z, f, promised = z.clone(), f.clone(), torch.full_like(f, torch.inf)
     at, trial = torch.arange(len(z), device=z.device), z
@@ -165,14 +166,14 @@ class LevenbergMarquardt:
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
     The damping mu follows the rule of :mod:`~unrelu.local_search.damping`. All observations move at once, and each
-    stops on its own. The steps ignore ReLU kinks: J is the Jacobian of the current linear region. Where one is
+    stops on its own. The steps ignore ReLU kinks: J is the Jacobian of the current linear region. Once a step is
     predicted to gain less than 1% of the objective, :mod:`~unrelu.local_search.refinement` goes on to first-order
     optimality, also at kinks. The result is a local optimum, which depends on the start.
 
     Args:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
             ("linf", "l1", "relaxed", "least_squares", "exact").
-        max_iterations: the largest number of steps tried, accepted or not, those of the refinement included.
+        max_iterations: the largest number of steps tried, accepted or not, including steps of the refinement.
         damping: the first mu, as a fraction of the mean diagonal of J^T J.
 
     Raises:

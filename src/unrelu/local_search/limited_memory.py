@@ -12,7 +12,7 @@ from unrelu.local_search.squared_error import SquaredError
 _MEMORY = 10
 # A step that does not lower f is tried again at the fraction _SHORTER of its length, at most _TRIALS times.
 _SHORTER, _TRIALS = 0.25, 8
-# The root mean square of the first step, at most: codes are drawn from N(0, I).
+# The largest root mean square of the first step: codes are drawn from N(0, I).
 _FIRST = 0.1
 
 
@@ -66,7 +66,7 @@ class LimitedMemorySteps(Steps):
         self.done[at] |= (self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)
 
     def _newton(self, at: Tensor, gradient: Tensor) -> Tensor:
-        """H grad f, (a, k), by the two-loop recursion."""
+        """Compute H grad f, (a, k), by the two-loop recursion."""
         q = gradient.clone()
         weights = []
         for s, y, curvature in reversed(self._pairs):
@@ -78,7 +78,7 @@ class LimitedMemorySteps(Steps):
         return q
 
     def _learn(self, at: Tensor, s: Tensor, y: Tensor) -> None:
-        """Keep pairs of positive curvature, also of rejected steps; with these, H stays positive definite."""
+        """Keep pairs of positive curvature, also from rejected steps; such pairs keep H positive definite."""
         product = (s * y).sum(dim=1)
         usable = torch.isfinite(product) & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
         pair = (torch.zeros_like(self.z), torch.zeros_like(self.z), torch.zeros_like(self.f))

@@ -64,8 +64,8 @@ class NormDescent:
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Descend from codes z0, (B, k); return the codes, how each run ended, and the number of programs it solved.
 
-        No code is worse than its start. A start that is not finite is returned, as NO_CODE. The callback is called
-        before each round, in which every observation makes a step.
+        No code is worse than its start. A start that is not finite is returned with the status NO_CODE. The callback is
+        called before each round, in which every observation makes a step.
         """
         single, start = problem.network.dtype != torch.float64, np.asarray(z0, dtype=np.float64)
         objective = SquaredError.of(problem, problem.network.to(torch.float64) if single else None)
@@ -99,7 +99,7 @@ class NormDescent:
 
 @torch.no_grad()
 def _residuals(objective: SquaredError, z: Array, rows: Index) -> Array:
-    """y - A G(z), (b, m), of codes (b, k) of some observations."""
+    """Compute y - A G(z), (b, m), at codes (b, k) of some observations."""
     return -objective.residual(objective.tensor(z), objective.index(rows)).cpu().numpy()
 
 
@@ -120,11 +120,11 @@ class _Descent:
             self.status = Status.CONVERGED
 
     def norm(self, r: Array) -> float:
-        """The objective of a residual."""
+        """Compute the objective of a residual."""
         return float(np.abs(r).max() if self.problem.norm == "linf" else np.abs(r).sum())
 
     def propose(self, jacobian: Array) -> Array:
-        """The end of the step that solves the program of a Jacobian (m, k); the code itself where the descent ends."""
+        """Solve the program of a Jacobian (m, k); return the end of its step, or the code where the descent ends."""
         z, r, rho, bounds = self.z, self.r, self.radius, self.problem.bounds
         if not jacobian.any():
             self.status = Ending.FLAT
@@ -147,7 +147,7 @@ class _Descent:
         return self.trial
 
     def take(self, r: Array, most: int) -> None:
-        """Accept the proposed step, with the residual at its end, if that lowers the objective."""
+        """Accept the proposed step, which ends at the residual r, if it lowers the objective; adapt the radius."""
         if self.status is not Status.STOPPED:
             return
         length, value = float(np.abs(self.trial - self.z).max()), self.norm(r)

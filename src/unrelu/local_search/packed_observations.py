@@ -20,8 +20,8 @@ Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
 Precision: TypeAlias = type[np.floating[Any]]
 
 # Columns of the layout: where a layer's transposed matrix, its biases and the parameters of its activation begin, its
-# numbers of inputs and outputs, and the kind of its activation. An affine head has the kind HEAD, as many inputs as
-# parameters, and, in this order, its scale, its offset and its latent coordinates.
+# numbers of inputs and outputs, and the kind of its activation. An affine head has the kind HEAD and as many inputs as
+# parameters. Its arrays are, in this order, its scale, its offset and its latent coordinates.
 MATRIX, BIAS, ACTIVATION, INPUTS, OUTPUTS, KIND = range(6)
 HEAD = -1
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
@@ -29,13 +29,13 @@ _SMALL = LARGEST_COMPILED
 
 
 class PackedNetwork(NamedTuple):
-    """Layers x = w phi(W h + b) in one vector, and affine heads behind them.
+    """A network in one vector: layers x = w phi(W h + b), and affine heads behind them.
 
     Attributes:
         numbers: for each layer W^T, (inputs, outputs), then b, the slopes and steepnesses of its activation, and the
             weights w, (outputs,) each; for each head its arrays.
         layout: (d, 6), layers and heads; its columns are :data:`MATRIX` to :data:`KIND`.
-        heads: their number; None without heads, whose code is then not compiled.
+        heads: the number of heads; None without heads, so that their code is not compiled.
         sizes: the smoothing width that a width of 1 stands for in each layer, 0 in a head, (d,).
     """
 
@@ -69,15 +69,15 @@ class PackedNetwork(NamedTuple):
 
 
 def latent_dim(layout: Integers) -> int:
-    """The number of latent coordinates: inputs of the first layer, and parameters of heads."""
+    """Return the number of latent coordinates: inputs of the first layer, and parameters of heads."""
     return int(layout[0, INPUTS] + (layout[-1, INPUTS] if layout[-1, KIND] == HEAD else 0))
 
 
 def packable(network: Generator, operator: Operator) -> bool:
-    """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a matrix.
+    """Check whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a matrix.
 
-    The layers are small with the matrix, which is folded into a last layer without an activation. Affine heads may
-    follow, which a matrix passes through if they scale all outputs alike.
+    The layers must be small together with the matrix, which is folded into a last layer without an activation. Affine
+    heads may follow. With a matrix, they must scale all outputs alike.
     """
     inner = operator.unweighted
     if network.device.type != "cpu" or not inner.linear or (chain := network.headed) is None:
@@ -98,7 +98,7 @@ class PackedObservations:
     """Packed networks whose outputs are the observed entries, for observations (B, m) that are :func:`packable`.
 
     Attributes:
-        layout, heads: those of the network that shows all outputs, see :class:`PackedNetwork`.
+        layout, heads: the layout and heads of the network with all outputs, see :class:`PackedNetwork`.
     """
 
     def __init__(self, network: Generator, operator: Operator, y: Array, dtype: Precision = np.float32) -> None:
@@ -112,12 +112,12 @@ class PackedObservations:
         self.layout, self.heads = self._packed.layout, self._packed.heads
 
     def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
-        """The network whose outputs are the entries of observation ``i``, and the observation."""
+        """Return the network whose outputs are the entries of observation ``i``, and the observation."""
         entries, (layers, y) = self._chain.entries(i), self._chain.of(i)
         if not self._chain.alike or self._entries is not entries:
             self._packed, self._entries = self._pack(layers, self._chain.heads_of(i)), entries
         return self._packed, y.astype(self._dtype)
 
     def _pack(self, layers: list[FoldedLayer], heads: Sequence[AffineHead]) -> PackedNetwork:
-        """The packed layers; a layer that is A alone has the smoothing width of the layer before."""
+        """Pack the layers; a layer that consists of A alone has the smoothing width of the layer before."""
         return PackedNetwork.of(layers, self._sizes[: len(layers)], self._dtype, heads)

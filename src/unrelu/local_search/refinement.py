@@ -2,16 +2,15 @@ r"""Refinement of codes to first-order optimality, also at kinks: BFGS with a we
 
 Codes descend f(z) = |A G(z) - y|^2 + lambda |z|^2 along -H grad f. H begins as the inverse of the Gauss-Newton matrix
 B = 2 (J^T J + lambda I) and is updated by BFGS, which adds the curvature of smooth outputs. At a kink the gradient
-jumps. BFGS treats the jump as a large curvature: steps across the kink become short, and steps along it go on. With a
-line search that only asks for a decrease and a risen slope, the method therefore converges on piecewise smooth
-functions.
+jumps. BFGS treats the jump as a large curvature: steps across the kink become short, and steps along it go on. The line
+search only asks for a decrease and a risen slope. The method therefore converges on piecewise smooth functions.
 
 **When a code is optimal.** Where f is smooth, a Gauss-Newton step promises no gain, :math:`\tfrac12 g^T B^{-1} g
-\approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`, then with a multiple of I. A
-code is optimal when both gain only a tiny fraction of f.
+\approx 0`. At a kink, it still promises one. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`, then with a
+multiple of I. A code is optimal when both gain only a tiny fraction of f.
 
-Each code makes its own steps. For small dense networks the objective is evaluated in compiled code, for others by
-PyTorch, of all codes at once.
+Each code makes its own steps. For small dense networks, compiled code evaluates the objective. For other generators,
+PyTorch evaluates it for all codes at once.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 (BFGS); with bounds Bertsekas,
@@ -44,8 +43,8 @@ _LONGEST, _SHORTEST, _NEAREST = 16.0, 1e-10, 1e-2
 _TINY, _TINY_STEPS = 1e-6, 2
 # Where f is smooth, convergence is fast: a code goes on until a step is predicted to gain at most this fraction.
 _VANISHED = 1e-13
-# A code is optimal when BFGS, begun anew twice, has gained at most this fraction of f each time. Tuned with _TINY on
-# decoders of random and of trained weights.
+# A code is optimal when BFGS, restarted twice, has gained at most this fraction of f each time. Tuned together with
+# _TINY on decoders with random and with trained weights.
 _LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, or by its rounding, to be invertible.
 _FLOOR = 1e-12
@@ -60,7 +59,7 @@ class _Code:
     Attributes:
         trial: the next point at which f is asked for.
         steps, in_vain: evaluations of f so far, and how often in a row BFGS has gained little.
-        optimal, ended: whether z is an optimum, and whether BFGS is not to begin anew.
+        optimal, ended: whether z is an optimum, and whether the refinement of z has ended.
     """
 
     def __init__(self, z: Array, f: float, g: Array, enough: float, box: Array) -> None:
@@ -69,7 +68,7 @@ class _Code:
         self.optimal = self.ended = f <= enough
 
     def begin(self, h: Array) -> None:
-        """Begin BFGS with an inverse Hessian h or, if it has gained little, with I at the same promise; or end."""
+        """Begin BFGS with an inverse Hessian h; if it gained little, with a multiple of I of equal promise; or end."""
         self.h, self.tiny_steps, gained, self.began = h, 0, self.began - self.f, self.f
         self.in_vain, promised = self.in_vain + 1 if gained <= _LEFT * self.f else 0, self.aim()
         self.optimal = promised <= _VANISHED * self.f or self.in_vain > 1
@@ -124,7 +123,7 @@ class _Code:
         return self.length < _SHORTEST or self.high - self.low < _SHORTEST
 
     def learn(self, s: Array, y: Array) -> None:
-        """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y."""
+        """Update H by BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y."""
         product = float(s @ y)
         if product > _EPS * math.sqrt((s @ s) * (y @ y)):
             hy = (self.h @ y) / product
@@ -133,12 +132,12 @@ class _Code:
 
 
 class Refined(NamedTuple):
-    """What a refinement reached.
+    """The result of a refinement.
 
     Attributes:
         z, f: codes, (b, k), and their objectives, (b,).
         steps: evaluations of f and its gradient, (b,).
-        optimal: whether each is at a first-order optimum, (b,).
+        optimal: whether each code is a first-order optimum, (b,).
     """
 
     z: Tensor
@@ -207,14 +206,14 @@ class _Refinement:
         return Refined(tensor(np.array(z)), tensor(np.array(f)), index(np.array(steps)), index(np.array(optimal)))
 
     def _together(self, some: Index, most: int, stopped: Stop) -> None:
-        """Make steps of some codes by BFGS, evaluated by PyTorch, all at once."""
+        """Make BFGS steps of some codes; PyTorch evaluates f for all of them at once."""
         while len(some) and not stopped():
             each = zip(some, *self._evaluate(np.array([self.codes[i].trial for i in some]), some), strict=True)
             ends = [self.codes[i].take(float(f), g) or self.codes[i].steps >= most for i, f, g in each]
             some = some[~np.array(ends)]
 
     def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> None:
-        """Make steps of some codes by BFGS, evaluated in compiled code, one code after another."""
+        """Make BFGS steps of some codes; compiled code evaluates f for one code after another."""
         for i in some:
             code, ((numbers, layout, heads, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
             (ends, _, _, work, *_), widths, going = work_arrays(layout, np.float64), 0 * sizes, True
@@ -226,13 +225,13 @@ class _Refinement:
                 break
 
     def _evaluate(self, z: Array, some: Index) -> tuple[Array, Array]:
-        """f and its gradient by PyTorch at points of some codes, (s,) and (s, k)."""
+        """Compute f and its gradient by PyTorch at points z of some codes, (s,) and (s, k)."""
         where = self.objective.index(self.observations[some])
         f, gradient = self.objective.gradient(self.objective.tensor(z), where)
         return _numpy(f), _numpy(gradient)
 
     def _gauss_newton(self, some: Index) -> Array:
-        """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
+        """Invert the matrices B of some codes, (s, k, k), after raising their diagonals by :data:`_FLOOR`."""
         z = self.curvature.tensor(np.array([self.codes[i].z for i in some]))
         gram = 2 * self.curvature.system(z, self.curvature.index(self.observations[some]))[0].cpu().double()
         floor = max(_FLOOR, torch.finfo(z.dtype).eps) * gram.diagonal(dim1=1, dim2=2).mean(dim=1)

@@ -44,7 +44,7 @@ class SquaredError:
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
-        """The objective of a problem, with its network or a copy of it in another precision."""
+        """Return the objective of a problem, with its network or a copy of it in another precision."""
         network = network or problem.network
         y, loss = torch.tensor(problem.y, dtype=network.dtype, device=network.device), problem.loss
         box = torch.tensor(np.stack([problem.bounds.lower, problem.bounds.upper])).to(y)
@@ -71,19 +71,19 @@ class SquaredError:
         return max(self.network.width, self.operator.width)
 
     def tensor(self, z: Array) -> Tensor:
-        """Codes as a tensor of the right type."""
+        """Convert codes to a tensor of the right type."""
         return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
 
     def index(self, observations: Index) -> Tensor:
-        """Numbers of observations as a tensor on the right device."""
+        """Convert indices of observations to a tensor on the right device."""
         return torch.from_numpy(observations.copy()).to(self.y.device)
 
     def clip(self, z: Tensor) -> Tensor:
-        """The nearest codes inside the bounds, (b, k)."""
+        """Return the nearest codes inside the bounds, (b, k)."""
         return z.clamp(self.box[0], self.box[1])
 
     def held(self, z: Tensor, gradient: Tensor) -> Tensor:
-        """Coordinates at a bound that a step against the gradient would cross, (b, k); they are not moved.
+        """Find coordinates at a bound that a step against the gradient would cross, (b, k); they are not moved.
 
         Source: the active set of Bertsekas, "Projected Newton methods for optimization problems with simple
         constraints", SIAM J. Control and Optimization 20 (1982).
@@ -91,22 +91,22 @@ class SquaredError:
         return ((z <= self.box[0]) & (gradient > 0)) | ((z >= self.box[1]) & (gradient < 0))
 
     def residual(self, z: Tensor, observations: Tensor) -> Tensor:
-        """A G(z) - y, (b, m), differentiable."""
+        """Compute A G(z) - y, (b, m), differentiable."""
         return self._measured(z, observations) - self.y[observations]
 
     def value(self, z: Tensor, observations: Tensor) -> Tensor:
-        """f, (b,), differentiable."""
+        """Compute f, (b,), differentiable."""
         return self._misfit(self._measured(z, observations), observations) + self.penalty(z)
 
     def penalty(self, z: Tensor) -> Tensor:
-        """The term of the prior in f, (b,)."""
+        """Compute the term of the prior in f, (b,)."""
         return (self.prior * z * z).sum(dim=1)
 
     def _measured(self, z: Tensor, observations: Tensor) -> Tensor:
         return self.operator.take(observations).forward(self.network.forward(z))
 
     def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
-        """|A x - y|_2^2 or another loss, (b,), of measurements A x, (b, m)."""
+        """Compute |A x - y|_2^2 or another loss, (b,), for measurements A x, (b, m)."""
         if self.loss is None:
             r = mean - self.y[observations]
             return (r * r).sum(dim=1)
@@ -114,15 +114,15 @@ class SquaredError:
 
     @torch.no_grad()
     def values(self, z: Tensor, observations: Tensor) -> Tensor:
-        """f, (b,), a bounded number of codes at a time."""
+        """Compute f, (b,), a bounded number of codes at a time."""
         return torch.cat([self.value(*chunk) for chunk in self._chunks(z, observations)])
 
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior * z, (b, k); a bounded number of codes at a time."""
+        """Compute f, (b,), and 2 J^T (A G(z) - y) + 2 prior * z, (b, k), a bounded number of codes at a time."""
         return self._reverse(self.value, z, observations)
 
     def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
-        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero if the Jacobian of A G is, else almost surely not."""
+        """Compute J^T u, (b, k), for a fixed draw u ~ N(0, I): zero if J is zero, else almost surely not."""
         u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
         return self._reverse(lambda *chunk: self._measured(*chunk) @ u, z, observations)[1]
 
@@ -130,7 +130,7 @@ class SquaredError:
     def _reverse(
         self, function: Callable[[Tensor, Tensor], Tensor], z: Tensor, observations: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Values of a function of codes, (b,), and its gradients, (b, k)."""
+        """Compute the values of a function of codes, (b,), and its gradients, (b, k)."""
         values: list[Tensor] = []
         gradients: list[Tensor] = []
         for part, where in self._chunks(z, observations):
@@ -141,16 +141,16 @@ class SquaredError:
         return torch.cat(values), torch.cat(gradients)
 
     def _chunks(self, z: Tensor, observations: Tensor, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes and their observations in parts; by default, the values of eight layers are held at once."""
+        """Split codes and their observations into parts; by default, the values of eight layers are held at once."""
         size = size or at_once(OBJECTIVE_NUMBERS, 8 * self._width, self.y.device)
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 
     def jacobian(self, z: Tensor, observations: Tensor) -> Tensor:
-        """The transposed Jacobian of A G, (b, k, m)."""
+        """Compute the transposed Jacobian of A G, (b, k, m)."""
         return self.operator.take(observations).linearize(*self.network.linearize(z))[1]
 
     def system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """J^T J + diag(prior) (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
+        """Compute J^T J + diag(prior) (b, k, k), half the gradient (b, k) and f (b,) for the Jacobian J of A G."""
         chunks = self._chunks(z, observations, self.jacobians)
         gram, gradient, f = zip(*(self._system(*chunk) for chunk in chunks), strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)

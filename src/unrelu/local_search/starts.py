@@ -38,11 +38,11 @@ def check_start(problem: Problem, start: str) -> None:
 
 
 def starting_codes(problem: Problem, start: str) -> tuple[Array, Integers, Flags]:
-    """The codes that a search starts from, (B, k), the iterations spent on them, and whether the time ran out, (B,).
+    """Return the starting codes, (B, k), the iterations spent on them, and whether the time ran out, (B,).
 
     If the problem has a ``z0``, it is the start. "random" draws from N(0, I) with the problem's seed. A layer-wise
-    method starts from its codes, and from random ones where it found none, or had no time to. It counts against the
-    time limit, and its progress reports no observation as done, as each is still to be refined.
+    method provides its codes; where it finds none, or runs out of time, the start is random. Its time counts against
+    the time limit. Its progress reports no observation as done, because each code is still to be refined.
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":

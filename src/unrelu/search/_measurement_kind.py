@@ -1,19 +1,19 @@
-r"""Kinds of measurements, which share what is learned of the confidence, and the canonical measurements of a kind.
+r"""Kinds of measurements that share a learned prior of the confidence, and the canonical measurements of a kind.
 
-What is learned on a generator must not depend on whose measurement came first. It is learned on measurements that are
-drawn for the kind, from a stream of its own, never on the user's. A kind is what is measured, how many values, how far
-their weights differ, and how much they tell of the code, all in steps of a quarter
+The prior learned on a generator must not depend on which user's measurement came first. It is therefore learned on
+measurements that are drawn for the kind from a random stream of their own. A kind states what is measured, the number
+of values, the spread of their weights, and their information about the code, all in steps of a quarter
 (:meth:`~unrelu.search.sample_cache.GaussianModel.information`).
 
-- Masks and weights of outputs: the canonical ones are random masks.
-- Other linear measurements: the canonical one is a random matrix.
-- A nonlinear measurement is a kind of its own: the canonical one is itself, with random masks if entries are hidden.
-  Under a likelihood, which may have a parameter for each entry, so is every measurement but a mask.
+- Masks and weights of outputs: the canonical measurements are random masks.
+- Other linear measurements: the canonical measurement is a random matrix.
+- A nonlinear measurement is a kind of its own. Its canonical measurement is itself, with random masks if entries are
+  hidden. Under a likelihood, which may have a parameter for each entry, only masks share a kind.
 
-Squared weights :math:`w^2` of n values are log-normal in a canonical measurement, :math:`\log w^2 \sim N(0, s^2)`, with
-about the same effective sample size :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`. Random masks and matrices are
-tilted until they tell as much as the kind does. To tell less, they measure what varies together. To tell more, they
-measure the directions in which outputs vary least (leverage scores, whitening).
+In a canonical measurement, the squared weights :math:`w^2` of n values are log-normal, :math:`\log w^2 \sim N(0, s^2)`.
+They have about the user's effective sample size, :math:`(\sum_j w_j^2)^2 / \sum_j w_j^4 = n e^{-s^2}`. Random masks and
+matrices are tilted until they give as much information as the kind. To give less, they measure entries that vary
+together. To give more, they measure the directions in which outputs vary least (leverage scores, whitening).
 
 Sources: Kish, Survey Sampling (1965), section 11.7 (effective sample size); Mahoney and Drineas, "CUR matrix
 decompositions for improved data analysis", PNAS 106 (2009) (leverage scores).
@@ -38,25 +38,25 @@ from unrelu.runtime.memory_limits import DENSE_NUMBERS, SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import GaussianModel, SampleCache
 
-# The numbers of values of a kind differ at most by this factor, and so does the information. Random masks of half of
-# 64 pixels have standard deviations of 12 and 7%.
+# Within a kind, the numbers of values differ by at most this factor, and so does the information. For random masks of
+# half of 64 pixels, the standard deviations of both are 12% and 7%.
 _STEP = 1.25
-# Numbers below this count as so much.
+# Smaller numbers are raised to this one before their logarithm is taken.
 _LEAST = 1e-2
-# The most operators of a batch whose information is measured.
+# The information is averaged over at most this many operators of a batch.
 _OPERATORS = 256
-# Masks that are drawn; one of four is canonical, those whose information is nearest to the kind's.
+# The number of masks drawn. The quarter of them whose information is nearest to the kind's is canonical.
 _MASKS, _OF = 64, 4
-# Bisections of the tilt.
+# The number of bisections of the tilt.
 _BISECTIONS = 5
 
 
 @dataclass(frozen=True)
 class MeasurementKind:
-    """What measurements that share a prior have in common.
+    """A kind of measurements: the properties that measurements with the same prior have in common.
 
     Attributes:
-        measured: "outputs", "matrix", or the digest of a measurement of its own kind.
+        measured: "outputs", "matrix", or the digest of a measurement that is a kind of its own.
         values: the logarithm of the number of measured values, in steps; None if all are measured alike.
         spread: the variance of the logarithms of squared weights, in steps.
         information: the logarithm of the information, in steps.
@@ -69,7 +69,7 @@ class MeasurementKind:
 
     @classmethod
     def of(cls, problem: Problem) -> MeasurementKind:
-        """The kind of a problem's measurements; a mean over the observations, if each has its own."""
+        """Return the kind of a problem's measurements, averaged over the observations if each has its own operator."""
         operator = problem.operator
         some = normalised(cycled(operator, min(operator.count, _OPERATORS)))[0]
         (core, shares), own = _split(some), problem.noise.likelihood is not None
@@ -81,7 +81,7 @@ class MeasurementKind:
         return cls(measured, None if alike else _steps(values), spread, information)
 
     def canonical(self, problem: Problem) -> Operator:
-        """Measurements of this kind for the generator of a problem that has it."""
+        """Return canonical measurements of this kind for the generator of a problem of the same kind."""
         core, _ = _split(problem.operator)
         if self.measured == "outputs":
             core = IdentityOperator(problem.network.output_shape)
@@ -97,7 +97,7 @@ class MeasurementKind:
         weights = np.exp(ndtri((np.arange(count)[::-1] + 0.5) / count) * math.sqrt(self.spread * math.log(_STEP)) / 2)
 
         def tilted(tilt: float) -> tuple[Operator, float]:
-            """The measurements drawn whose information is nearest to the kind's, and their mean excess, in steps."""
+            """Return the drawn measurements with information nearest to the kind's, and its mean excess, in steps."""
             rng = stream("canonical measurements", str(self))
             drawn = draw(model, core, weights, tilt, rng)
             excess = _logarithms(model.information(samples.measured_by(drawn)[1], count)) - self.information
@@ -116,7 +116,7 @@ class MeasurementKind:
 
 
 def cycled(operator: Operator, count: int) -> Operator:
-    """The operator for ``count`` outputs; those of the observations take turns."""
+    """Return the operator for ``count`` outputs by cycling through the operators of the observations."""
     return operator.take(np.arange(count) % operator.count) if operator.count else operator
 
 
@@ -129,7 +129,7 @@ def _steps(number: float) -> int:
 
 
 def _split(operator: Operator) -> tuple[Operator, Array]:
-    """The measurement without weights and masks, and their squares, (B, m); (1, m) if all observations share them."""
+    """Return the measurement without weights and masks, and the squared weights, (B, m), or (1, m) if shared by all."""
     squares = np.ones((1, operator.m))
     while isinstance(operator, WeightedOperator) and operator.before is None:
         squares = squares * np.square(operator.weight.cpu().double().numpy())
@@ -138,20 +138,20 @@ def _split(operator: Operator) -> tuple[Operator, Array]:
 
 
 def _measured(core: Operator, own: bool) -> str:
-    """What a measurement without weights measures, see :class:`MeasurementKind`; ``own`` ones are like themselves."""
+    """Return what ``core`` measures, see :class:`MeasurementKind`; if ``own``, all but masks are kinds of their own."""
     if core.linear and (not own or core.output_shaped):
         return "outputs" if core.selects else "matrix"
     values = core.values(stream("a fixed output").standard_normal((1, core.n)))
     return sha256(type(core).__name__.encode() + values.tobytes()).hexdigest()
 
 
-# --- canonical measurements; a tilt from -1 to 1 makes them tell less or more -----------------------------------------
+# --- canonical measurements; a tilt from -1 to 1 lowers or raises their information -----------------------------------
 
 
 def _masks(model: GaussianModel, core: Operator, weights: Array, tilt: float, rng: np.random.Generator) -> Operator:
-    """Random masks of what ``core`` measures. Entries of the highest scores have ``weights``, others 0.
+    """Draw random masks of what ``core`` measures: the entries with the highest scores get ``weights``, the others 0.
 
-    Scores are normal. Tilted, they are a random combination of principal directions, or those of leverage.
+    Scores are normal. A negative tilt mixes in random combinations of principal directions, a positive one leverage.
     """
     directions = _directions(model)
     masks = min(_MASKS, at_once(SAMPLE_NUMBERS, directions.size))
@@ -169,7 +169,7 @@ def _masks(model: GaussianModel, core: Operator, weights: Array, tilt: float, rn
 
 
 def _matrix(model: GaussianModel, core: Operator, weights: Array, tilt: float, rng: np.random.Generator) -> Operator:
-    """A matrix of weighted normal rows. Tilted, principal directions have a gain, a power of their deviations."""
+    """Draw a matrix of weighted normal rows. A tilt scales each principal direction by a power of its deviation."""
     count = len(weights)
     directions = _directions(model)
     deviations = np.linalg.norm(directions, axis=1)
@@ -184,7 +184,7 @@ def _matrix(model: GaussianModel, core: Operator, weights: Array, tilt: float, r
 
 
 def _directions(model: GaussianModel) -> Array:
-    """The principal directions of what is measured, scaled to their deviations, (r, n)."""
+    """Return the principal directions of the measured values, scaled to their standard deviations, (r, n)."""
     directions = model.parts[2].cpu().double().numpy()
     lengths = np.linalg.norm(directions, axis=1)
     return np.asarray(directions[lengths > np.finfo(np.float32).eps * lengths.max(initial=np.finfo(float).tiny)])

@@ -1,4 +1,4 @@
-"""From the best codes in l2 to the best in l1 or linf: descents from several starts, and basin hopping."""
+"""The last stage of a search in l1 or linf: descents in that norm from the best codes in l2, then basin hopping."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from unrelu.runtime.array_types import Array, Flags
 from unrelu.search.descents import lengths
 from unrelu.thresholds import SIGNIFICANCE
 
-# Programs of each further start and of each perturbed code, which goes on if it is then the best.
+# The linear programs for each further start and each perturbed code. The descent goes on if its code is then the best.
 _FIRST = 5
-# Perturbations of a code, and their sizes in units of those of the search: from 1% of the code to all of it. Tuned on
-# chains of random weights: without them, a tenth of the codes in l1 are above the best ones by more than 1%.
+# The number of perturbations of a code, and their size as a fraction of the search's perturbations: from 1% of the code
+# to all of it. Tuned on chains of random weights: without perturbations, a tenth of the codes in l1 have objectives
+# more than 1% above the best.
 PERTURBATIONS, _SIZE = 16, 0.1
 
 
 def finish(
     problem: Problem, starts: Sequence[Array], perturbations: Array, max_programs: int
 ) -> tuple[Array, npt.NDArray[np.object_]]:
-    """Descend in l1 or linf from several codes of each observation; return the best codes, and how they ended.
+    """Descend in l1 or linf from several codes of each observation; return the best codes and their statuses.
 
-    Where the noise does not explain the end of the first descent, the other starts follow, then perturbations of the
+    If the noise does not explain the end of the first descent, the other starts follow, then perturbations of the
     best code (basin hopping).
 
     Args:
         problem: the problem in l1 or linf.
         starts: local optima in l2, the best first, (B, k) each, finite.
         perturbations: (B, h, k), in units of :data:`_SIZE` times the root mean square of the code.
-        max_programs: linear programs of a descent.
+        max_programs: the most linear programs of a descent.
     """
     first, whole = NormDescent(max_programs=min(max_programs, _FIRST)), NormDescent(max_programs=max_programs)
     z, status, _ = whole.minimise(problem, starts[0])
@@ -54,5 +55,5 @@ def finish(
 
 
 def _explained(problem: Problem, z: Array) -> Flags:
-    """Whether the stated noise explains what codes leave of the observations, (B,)."""
+    """Check whether the stated noise explains the residuals of codes, (B,)."""
     return np.asarray(problem.p_value(problem.fit_of(problem.network.outputs(z))) >= SIGNIFICANCE)

@@ -18,7 +18,7 @@ from unrelu.thresholds import CONFIDENT, RADIUS
 
 
 def first_starts(problem: Problem) -> Array:
-    """The code of each observation at which a search would begin, (B, k): the user's, or the first of its starts."""
+    """Return the code at which the search of each observation would begin, (B, k): the user's, or the first start."""
     if problem.z0 is not None:
         return problem.z0
     return JointSearch(problem).starts.codes(np.arange(problem.size), 0, 1)[:, 0]
@@ -35,29 +35,28 @@ class Search:
     that ``exact`` finds layer by layer, if no noise is visible and the first restart is no exact fit. These descents do
     not count for the confidence.
 
-    When a search stops is decided in :mod:`~unrelu.search._stopping_rule`. The confidence follows from where the
-    restarts ended, how many at the best objective, up to 1%, and how many at the second best, and from what
-    perturbations of the best restart found (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned
-    on the generator (:mod:`~unrelu.search.learned_prior`), once for each kind of measurement and level of noise, on
-    measurements that are drawn for the kind: the confidence does not depend on earlier calls. Learning takes as
-    long as some searches, at most thirty restarts of a large generator. Where what was learned leaves a confidence
-    below 0.9, a search has ten times its budget.
+    The rule in :mod:`~unrelu.search._stopping_rule` stops a search. The confidence (:mod:`~unrelu.search.confidence`)
+    follows from three facts: how many restarts ended at the best objective, up to 1%, how many at the second best, and
+    what perturbations of the best restart found. How far to trust them is learned on the generator
+    (:mod:`~unrelu.search.learned_prior`), once for each kind of measurement and level of noise. Measurements are drawn
+    for the kind, so the confidence does not depend on earlier calls. Learning takes as long as some searches, at most
+    thirty restarts of a large generator. If the learned confidence is below 0.9, a search has ten times its budget.
 
     Where a Jacobian is expensive (:class:`~unrelu.search.sample_cache.SampleCache`), descents are L-BFGS steps without
-    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. With few coordinates they are
-    Levenberg-Marquardt steps at levels of noise that fall to the stated one (tempering), from the nearest samples.
+    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. With few coordinates, descents are
+    Levenberg-Marquardt steps from the nearest samples, at noise levels that fall to the stated one (tempering).
 
-    The search runs in single precision, and in double precision for an observation that single precision does not
-    resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality,
+    The search runs in single precision. If single precision does not resolve an observation of a small dense network,
+    its search goes on in double precision. The best code is refined in double precision to first-order optimality,
     also at kinks (:mod:`~unrelu.local_search.refinement`). For l1 and linf, descents in that norm start from it and
     from other local optima (:mod:`~unrelu.search._norm_finish`). CONVERGED then means first-order stationary.
 
     Args:
         confidence: the search of an observation stops at this confidence.
         rounds: the largest number of rounds, see ``unrelu.search._schedules.ROUNDS``; 0 makes a descent from ``z0``
-            alone. None: as many as the budget of the ``Schedule`` there allows, 0.04 seconds of
-            processor time for small dense networks, 0.4 if an exact fit may exist: no noise is stated, and none is seen
-            or a code leaves less than 1e-4 of ``|y|^2``.
+            alone. None: as many as the budget of the ``Schedule`` there allows. For small dense networks, the budget is
+            0.04 seconds of processor time, or 0.4 if an exact fit may exist: no noise is stated, and either none is
+            visible or a code leaves less than 1e-4 of ``|y|^2``.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
             gradient. None: 3,000. A code not optimal by then is STOPPED.
         max_programs: linear programs of a descent in l1 or linf.
@@ -65,13 +64,13 @@ class Search:
             prior). An observation whose residual stands out (:func:`~unrelu.result.residual_tests.too_large`) is
             searched further. If it still stands out, it is a ``MISFIT``. Use False for observations that do not
             belong together.
-        radius: the confidence is about codes up to this multiple of :math:`\sqrt k`, the length of codes of N(0, I), or
-            up to the length of the answer if that is longer; with bounds, about all codes within them. A larger one is
-            harder to be sure of.
+        radius: the confidence is about codes up to this multiple of :math:`\sqrt k`, the length of N(0, I) draws, or up
+            to the length of the answer if it is longer. With bounds, it is about all codes within them. A larger radius
+            makes it harder to be sure.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss.
-        restarts: the least number of restarts, also after an exact fit or at a high confidence, for more of the
-            ``optima``; the confidence ignores them. 50 distinct answers for a design take ``restarts=50`` and more.
+        restarts: the least number of restarts, even after an exact fit or at a high confidence. More restarts find more
+            ``optima``; the confidence ignores them. 50 distinct answers for a design take ``restarts=50`` or more.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -102,7 +101,7 @@ class Search:
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
         self.check(problem)
-        # Levels of noise are those of squares, and two losses of one's own cannot be told apart.
+        # Noise levels are defined for squares, and two losses passed by users cannot be told apart.
         learns = self.learn and self.rounds != 0 and problem.stated_loss is None
         learned = LearnedConfidence(problem, self.radius) if learns else flat_confidence
         judge = by_agreement if problem.norm == "l1" else learned

@@ -37,13 +37,13 @@ BETA = np.tile(_STRENGTHS, len(_MEANS)) - ALPHA
 # The prior before learning, (T, T): theta_1 along the first axis, theta_2 along the second.
 FLAT = np.full((len(ALPHA), len(ALPHA)), 1 / len(ALPHA) ** 2)
 _EM_STEPS = 300
-# A flat prior counts as this many simulated observations, as the best code of some of them is not known either. With
-# 1, 1.5 and 2, on the families to tune on, 5 of 1,899, 3 of 1,675 and 2 of 1,502 sure answers were wrong.
+# A flat prior counts as this many simulated observations, because even for some of these the best code is not known.
+# With 1, 1.5 and 2, on the tuning families, 5 of 1,899, 3 of 1,675 and 2 of 1,502 sure answers were wrong.
 _PSEUDO = 1.5
 
 
 class RestartCounts(NamedTuple):
-    """The numbers of restarts that ended in the best optimum, and in the second best one seen, and of all restarts."""
+    """The numbers of restarts in the best optimum, in the second best one seen, and in total."""
 
     best: Integers
     second: Integers
@@ -51,9 +51,9 @@ class RestartCounts(NamedTuple):
 
     @classmethod
     def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None) -> RestartCounts:
-        """Count the ends (B, n), infinite where a restart failed, within 1% of the best known objective (B,).
+        """Count the ends (B, n) within 1% of the best known objective (B,); a failed restart has an infinite end.
 
-        Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts``, (B,), were made, by default n.
+        Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts`` (B,) were made, n by default.
         """
         at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME_OPTIMUM) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
@@ -63,21 +63,21 @@ class RestartCounts(NamedTuple):
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
     def subset(self, observations: Index | Flags | slice) -> RestartCounts:
-        """The counts of some observations."""
+        """Return the counts of some observations."""
         return RestartCounts(*(count[observations] for count in self))
 
 
 def _share(restarts: Integers, ended: Integers) -> Array:
-    """E q^a (1 - q)^(n - a) at the points of the grid, (B, T): a of n restarts ended in an optimum."""
+    """Compute E q^a (1 - q)^(n - a) at the points of the grid, (B, T), where a of n restarts ended in an optimum."""
     n, a = restarts[:, None].astype(np.float64), ended[:, None].astype(np.float64)
     return np.asarray(np.exp(betaln(ALPHA + a, BETA + n - a) - betaln(ALPHA, BETA)))
 
 
 def _likelihoods(counts: RestartCounts) -> tuple[Array, Array]:
-    r"""The probabilities of the counts of the best optimum and of the second seen, at the grid's points, (B, T) each.
+    r"""Compute the probabilities of the counts of the best and the second optimum, at the grid's points, (B, T) each.
 
-    Any number of optima between these two may have been missed by the m restarts that did not end in the best. Each is
-    missed with probability :math:`v = E (1 - q)^m`, which gives the factor :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
+    The m restarts that did not end in the best optimum may have missed any number of optima between these two. They
+    miss each with probability :math:`v = E (1 - q)^m`, which gives the factor :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
     """
     left = counts.restarts - counts.best
     second = _share(left, counts.second) / (1 - _share(np.maximum(left, 1), np.zeros_like(left)))
@@ -85,7 +85,7 @@ def _likelihoods(counts: RestartCounts) -> tuple[Array, Array]:
 
 
 def confidence(prior: Array, counts: RestartCounts) -> Array:
-    r"""The probability that no optimum is better than the best one seen, (B,).
+    r"""Compute the probability that no optimum is better than the best one seen, (B,).
 
     :math:`L_1` and :math:`L_2` are the probabilities of the counts of the best and the second best optimum seen, and
     :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` is the probability that all n restarts
@@ -110,11 +110,11 @@ def confidence(prior: Array, counts: RestartCounts) -> Array:
 
 
 def learned(counts: RestartCounts, pseudo: float = _PSEUDO) -> Array:
-    """The maximum-likelihood mixture for the counts of simulated observations, (T, T), by EM.
+    """Compute the maximum-likelihood mixture for the counts of simulated observations, (T, T), by EM.
 
     Args:
-        counts: counts of the optimum that is known to be the best.
-        pseudo: a flat prior counts as this many observations.
+        counts: counts of restarts that ended in the known best optimum.
+        pseudo: the number of observations that a flat prior counts as.
     """
     first, second = _likelihoods(counts)
     weights = FLAT
@@ -127,7 +127,7 @@ def learned(counts: RestartCounts, pseudo: float = _PSEUDO) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """What is learned of the search on one generator.
+    """The prior that is learned for the search on one generator, and the confidence that follows from it.
 
     Attributes:
         weights: the weights of the grid, (T, T), after each number of rounds.
@@ -140,7 +140,7 @@ class Prior:
     reaches: float = 0.0
 
     def confidence(self, rounds: int, counts: RestartCounts) -> Array:
-        """The confidence from the counts of restarts after ``rounds``, (B,); by the flat prior if none is learned.
+        """Compute the confidence from the counts after ``rounds``, (B,), with the flat prior if none is learned.
 
         Beyond the last simulated round, the prior of that round is used: longer restarts do not miss more.
         """
@@ -148,10 +148,10 @@ class Prior:
         return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, counts)
 
     def after_perturbations(self, found: Array, improved: Flags) -> Array:
-        r"""The confidence after perturbations of the best restart, given that from the restarts c, (B,).
+        r"""Update the confidence c that follows from the restarts, (B,), after perturbations of the best restart.
 
-        It is the share of improved codes that are the best. Where nothing better was found, Bayes's rule gives
-        :math:`c / (c + (1 - c) (1 - a))`, a the probability that something better had been found if it exists.
+        If they found a better code, the confidence is the share of such codes that are the best. Otherwise Bayes's rule
+        gives :math:`c / (c + (1 - c) (1 - a))`. If a better code exists, perturbations find one with probability a.
         """
         unnoticed = (1 - found) * (1 - self.improves)
         return np.where(improved, self.reaches, found / (found + unnoticed))

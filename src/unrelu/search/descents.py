@@ -1,7 +1,7 @@
 """Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch.
 
-A descent makes a step on each of some smoothed generators, less and less smooth, then steps on the exact one (smoothing
-homotopy). Perturbations of its end, each with a descent, find other optima.
+A descent makes one step on each of several smoothed generators, less and less smooth, then steps on the exact generator
+(smoothing homotopy). Perturbations of its end start further descents, which find other optima.
 
 Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
 Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
@@ -33,19 +33,19 @@ from unrelu.search._schedules import Schedule
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import SAME_OPTIMUM
 
-# ENOUGH_DECREASE of L-BFGS steps: restarts that end earlier do not agree to 1%.
+# The ENOUGH_DECREASE of L-BFGS descents: restarts that end earlier do not agree to 1%.
 _ENOUGH_DECREASE_LARGE = 3e-5
-# The predicted decrease at which a refinement by L-BFGS ends: codes of a residual generator 64 -> 512 -> 784 are then
-# within 1e-6 of what smaller ones reach.
+# The predicted decrease at which a refinement by L-BFGS ends. On a residual generator 64 -> 512 -> 784, codes are then
+# within 1e-6 of the codes that smaller values reach.
 _REFINED_DECREASE = 3e-7
-# Microseconds of a compiled step, for each of :func:`step_terms`, and of a step of a batch, for each code and for each
-# multiplication of its Jacobian.
+# The microseconds of a compiled step for each term of :func:`step_terms`. The microseconds of a batched step for each
+# code, and for each multiplication of its Jacobian.
 _STEP_COST, _BATCH_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3), (70.0, 3e-5)
-# The most steps at a raised level of noise, and the relative decrease of f that is tiny there (tuned on 21cmEMU).
+# The most steps at a raised noise level, and the relative decrease of f that is tiny there (tuned on 21cmEMU).
 _TEMPERED, _TEMPERED_DECREASE = 12, 1e-2
-# The least variance there, as a share of the largest of an observation, and for outputs that never vary.
+# The least variance at a raised noise level: as a share of the observation's largest, and if no output varies.
 _LEAST_VARIANCE, _TINY = 1e-12, 1e-20
-# With at most so many coordinates, a Jacobian of a large generator takes less time than the steps that it saves.
+# With at most this many coordinates, a Jacobian of a large generator takes less time than the steps that it saves.
 _FEW = 16
 
 
@@ -53,7 +53,7 @@ class Start(NamedTuple):
     """Codes of some observations, which descents improve in place.
 
     Attributes:
-        observations: which, (b,).
+        observations: the indices of the observations, (b,).
         z: codes, (b, c, k).
         f: their objectives, (b, c); infinite for a code that no descent has started from.
         perturbations: (b, c, h, k), in units of the root mean square of the code. After the first descent, each
@@ -69,21 +69,21 @@ class Start(NamedTuple):
 
     @classmethod
     def unperturbed(cls, observations: Index, z: Array) -> Start:
-        """Codes (b, c, k) near an optimum: smoothed generators would lead away from it."""
+        """Return a start at codes (b, c, k) near an optimum, without smoothing, which would lead away from it."""
         b, c, k = z.shape
         return cls(observations, z.copy(), np.full((b, c), np.inf), np.empty((b, c, 0, k)), False)
 
 
 def lengths(z: Array) -> Array:
-    """The root mean squares of codes (..., k), (..., 1): the unit of perturbations."""
+    """Compute the root mean squares of codes (..., k), which are the unit of perturbations, (..., 1)."""
     return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
 
 
 def step_terms(layout: Integers) -> Array:
-    """The terms of the time of a step on a packed network, (5,).
+    """Return the terms of the time of a step on a packed network, (5,).
 
-    1, the number of layers, that of weights, outputs times latent coordinates squared (normal equations), and latent
-    coordinates cubed (their solution).
+    For m outputs and k latent coordinates, they are 1, the number of layers, the number of weights, m k^2 (normal
+    equations), and k^3 (their solution).
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
     k = latent_dim(layout)
@@ -91,7 +91,7 @@ def step_terms(layout: Integers) -> Array:
 
 
 class CompiledDescents:
-    """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`)."""
+    """Descents in compiled code, one code after another (:mod:`~unrelu.local_search.descent_kernel`)."""
 
     schedule = _schedules.COMPILED
     first_tempered: SquaredError | None = None
@@ -104,7 +104,7 @@ class CompiledDescents:
         self._box, self._widths = np.stack([problem.bounds.lower, problem.bounds.upper]), np.array(self.schedule.widths)
 
     def microseconds(self, steps: Integers) -> Array:
-        """The processor time of ``steps``."""
+        """Return the processor time of ``steps`` in microseconds."""
         return np.asarray(float(step_terms(self.packed.layout) @ _STEP_COST) * steps)
 
     @cached_property
@@ -114,16 +114,16 @@ class CompiledDescents:
         return PackedObservations(self.problem.network, self.problem.operator, self.problem.y, np.float64)
 
     def resolve(self, observations: Index) -> None:
-        """Descend in double precision from now on, for some observations, which single precision does not resolve."""
+        """Search some observations in double precision from now on, because single precision does not resolve them."""
         self._in_double[observations] = True
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
 
         Args:
-            start: where they begin.
+            start: the codes from which to descend.
             enough: objectives at which a descent may end, (b,).
-            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
+            watch: asked repeatedly whether to stop. Codes whose descent has not begun by then keep their f.
         """
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = self._widths if start.smoothed else self._widths[:0]
@@ -162,14 +162,14 @@ class BatchDescents:
 
     @cached_property
     def _tempered(self) -> list[SquaredError]:
-        """The objectives at raised levels of noise: residuals are divided by its deviations, up to a factor."""
+        """The objectives at raised noise levels: residuals are divided by the noise's deviations, up to a factor."""
         objective, levels = self.objective, self.schedule.tempering
         if not levels:
             return []
         spread = torch.stack([x.var(dim=0) for x in self.cache.measured(objective.operator)])
         noise = objective.tensor(self.problem.noise.variance(self.problem.y))[:, None]
         variances = [noise + level**2 * spread for level in levels]
-        # Where outputs do not vary and noise is not stated, nothing says how far residuals may be from 0.
+        # If outputs do not vary and no noise is stated, nothing says how far residuals may be from 0.
         least = [_LEAST_VARIANCE * each.amax(dim=1, keepdim=True).clamp_min(_TINY) for each in variances]
         weights = [each.maximum(low).rsqrt() for each, low in zip(variances, least, strict=True)]
         weights = [weight / weight.amax(dim=1, keepdim=True) for weight in weights]
@@ -179,18 +179,18 @@ class BatchDescents:
         ]
 
     def microseconds(self, steps: Integers) -> Array:
-        """See :meth:`CompiledDescents.microseconds`."""
+        """Return the time of ``steps``, see :meth:`CompiledDescents.microseconds`."""
         network = self.objective.network
         return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """See :meth:`CompiledDescents.improve`."""
+        """Descend and perturb, see :meth:`CompiledDescents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], steps.shape)
         each = np.broadcast_to(start.observations[:, None], steps.shape)
 
         def descend(some: Flags, z: Array, smoothed: bool) -> None:
-            """Descend from codes z in the place of some, and keep what is lower."""
+            """Descend from the codes z at the places ``some``, and keep the ends that are lower."""
             end, f, count = self._descend(each[some], z[some], floor[some], start.f[some], smoothed, watch)
             lower = f < start.f[some]
             start.z[some] = np.where(lower[:, None], end, start.z[some])
@@ -209,9 +209,9 @@ class BatchDescents:
     def _descend(
         self, observations: Index, z: Array, enough: Array, ceiling: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, Integers]:
-        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,).
+        """Descend from codes z (b, k); return the codes reached, their objectives and the numbers of steps, (b,).
 
-        Descents that cannot reach the ``ceiling`` are given up, (b,). The damping of a step is that of the last one.
+        Give up descents that cannot reach their ``ceiling``, (b,). Each smoothed stage hands its damping to the next.
         """
         each, (at, floor, top) = self.objective.index(observations), map(self.objective.tensor, (z, enough, ceiling))
         damping: float | Tensor = FIRST_DAMPING
@@ -237,9 +237,10 @@ class BatchDescents:
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """Refine codes (b, k) by at most so many steps; return codes, and whether each converged, (b,).
+        """Refine codes (b, k) by at most ``most`` steps; return the codes, and whether each converged, (b,).
 
-        Single precision resolves all that L-BFGS steps can gain. A Jacobian may be ill-conditioned.
+        Single precision resolves all that L-BFGS steps can gain. Other steps are made in double precision, because
+        their Jacobian may be ill-conditioned.
         """
         exact = self.objective if self.schedule.limited_memory else SquaredError.of(self.problem)
         at, each = exact.tensor(z), exact.index(observations)
@@ -256,18 +257,18 @@ Descents: TypeAlias = CompiledDescents | BatchDescents
 
 
 def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
-    """The descents for a problem, with their :func:`schedule_for` it."""
+    """Return the descents for a problem, with the schedule from :func:`schedule_for`."""
     schedule = schedule_for(problem, cache, objective)
     compiled = schedule is _schedules.COMPILED
     return CompiledDescents(problem) if compiled else BatchDescents(schedule, problem, cache, objective)
 
 
 def schedule_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Schedule:
-    """The schedule for what the generator and the measurement of a problem are.
+    """Choose the schedule for the generator and the measurement of a problem.
 
-    Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
-    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS if they
-    have many coordinates, else by tempering: at levels of noise that fall from that of the spread of the measurements.
+    Small dense networks descend in compiled code, in single precision. This code only handles squares, and measurements
+    that select outputs or are small matrices. Other generators with an expensive Jacobian descend by L-BFGS if they
+    have many coordinates, else by tempering: the noise level falls from the spread of the measurements.
     """
     small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
     if small:

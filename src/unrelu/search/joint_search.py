@@ -35,46 +35,46 @@ from unrelu.search.descents import BatchDescents, CompiledDescents, Start, desce
 from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single, single
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
-# Below this fraction of |y|^2, a code found in single precision may be an exact fit.
+# A code found in single precision may be an exact fit if its objective is below this fraction of |y|^2.
 _EXACT = 1e-6
-# Without stated noise, an observation of which a code explains all but this fraction may have an exact fit.
+# Without stated noise, an exact fit may exist if a code explains all but this fraction of |y|^2.
 _CLOSE = 1e-4
-# Perturbations of the best code between two tests for an exact fit, at first; their number doubles.
+# The number of perturbations of the best code before the first test for an exact fit; it doubles after each test.
 _AT_ONCE = 16
-# Where half of the restarts end at more than this multiple of the best objective, a far better code may exist. Tuned on
-# NNERO's emulator, where they do, and real digits on four decoders of TUNE, where they do not.
+# If half of the restarts end above this multiple of the best objective, a far better code may exist. Tuned on NNERO's
+# emulator, where this happens, and on real digits with four decoders of TUNE, where it does not.
 _SCATTERED = 2.0
-# Below this confidence, a longer search may find a better code. On ambiguous observations of the generators to tune on,
+# Below this confidence, a longer search may find a better code. On ambiguous observations of the tuning generators,
 # sixteen times the budget misses half as many best codes, in the same median time.
 _UNSURE = 0.9
 # In l1 the l2 code is only a start, so this many agreeing restarts are enough.
 _AGREE = 2
-# The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
+# The most steps towards an exact fit in double precision. A Jacobian of a large generator is expensive.
 _EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
 # A layer-wise start is tried if the least-squares problem of each layer takes at most this work, n k^2.
 _LAYER_WORK = 5e7
-# A larger prior needs double precision.
+# A prior above this one needs double precision.
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
 REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision: outputs are off by 100 units.
 _ROUNDING = 5e-28
-# The most local optima in l2 from which a code within the bounds of uniform noise is searched.
+# The most further local optima in l2 from which descents seek a code within the bounds of uniform noise.
 _FURTHER = 6
 
 
 def flat_confidence(search: JointSearch, observations: Index) -> Array:
-    """The confidence of some observations by the flat prior, (b,)."""
+    """Compute the confidence of some observations with the flat prior, (b,)."""
     return confidence(FLAT, search.state.count_restarts().subset(observations))
 
 
 def by_agreement(search: JointSearch, observations: Index) -> Array:
-    """1 for observations whose restarts agree in l2, else 0; this is enough where the code is only a start in l1."""
+    """Return 1 for observations whose restarts agree in l2, else 0; this is enough for a starting code in l1."""
     return np.where(search.state.count_restarts().best[observations] >= _AGREE, 1.0, 0.0)
 
 
 def searched_objective(problem: Problem, cache: SampleCache) -> SquaredError:
-    """The objective of a search: in single precision, unless the generator, y or the prior are beyond its range."""
+    """Return the objective of a search, in single precision unless the generator, y or the prior exceed its range."""
     fits = cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
     return SquaredError.of(problem, single(problem.network) if fits else problem.network)
 
@@ -83,19 +83,19 @@ class JointSearch:
     """One search: independent restarts, and the best code of each observation.
 
     Attributes:
-        state: what is found and made so far.
-        rule: when the search stops.
+        state: what the search has found and done so far.
+        rule: decides when the search stops.
         large: whether the generator is large, see :class:`~unrelu.search.sample_cache.SampleCache`.
-        noiseless: whether an exact fit exists if the generator made the observation, as far as y shows, (B,).
-        watch: whether the time limit or the callback ends the search.
+        noiseless: whether y looks noiseless, so that an exact fit exists if the generator made the observation, (B,).
+        watch: checks whether the time limit or the callback ends the search.
 
     Args:
         problem: an equilibrated problem.
         judge: returns the confidence of some observations of a search, (b,).
         sure: the confidence that ends the search of an observation.
-        rounds: the largest number of rounds; None: by the schedule of the descents.
+        rounds: the largest number of rounds; with None, the schedule of the descents decides.
         pool: see :class:`~unrelu.search.auto.Search`.
-        simulated: whether the observations are simulated, so that none has an exact fit or is searched for longer.
+        simulated: whether the observations are simulated. These have no exact fits, and no longer searches.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class JointSearch:
         self.state = state = SearchState(problem, rule.begin(self.noiseless), torch.finfo(self.objective.y.dtype).eps)
 
         def report() -> Progress:  # without self: in a cycle of references, tensors would stay in memory for long
-            # In l1 and linf, an observation is only finished after its descent in that norm.
+            # In l1 and linf, an observation is not finished before its descent in that norm.
             sure = (state.exact | (state.probability >= rule.confidence)) & problem.differentiable
             return Progress("auto", int(state.steps.max()), int(sure.sum()), problem.size, state.z.copy())
 
@@ -147,15 +147,15 @@ class JointSearch:
                     self._start_by_layer(observations[self.noiseless[observations] & ~state.exact[observations]])
 
     def _next(self) -> Index:
-        """The observations of the next round, all of which have been through the same number of rounds."""
+        """Return the observations of the next round, which have all been through the same number of rounds."""
         state, wanted = self.state, self.rule.next(self.budget_used(), self._outlying)
         observations = np.flatnonzero(wanted & (state.rounds == state.rounds[wanted].min(initial=state.rounds.max())))
-        # Noiseless observations already have restarts of the first rounds, which the others skipped.
+        # Noiseless observations already have restarts from the first rounds, which the others skipped.
         made = state.made[observations]
         return np.asarray(observations[made == made.min(initial=state.ends.shape[1])])
 
     def budget_used(self) -> BudgetUsed:
-        """What the search has used of the budget of every observation."""
+        """Return what the search has used of each observation's budget."""
         state, problem = self.state, self.problem
         close = (state.f <= _CLOSE * problem.energy) | state.exact.any()
         noiseless = self.noiseless | (close & (not (problem.prior or problem.noise.stated or self.simulated)))
@@ -165,9 +165,9 @@ class JointSearch:
         return BudgetUsed(state.rounds, used, state.exact, noiseless, self._misfit(), state.probability, unsure)
 
     def _misfit(self) -> Flags:
-        """Whether stated noise leaves as large an objective with at most 1%, and restarts end far above it, (B,).
+        """Check whether stated noise gives the objective a p-value below 1%, and restarts end far above it, (B,).
 
-        False for noise without a density: rounding, which pictures tell of themselves, explains no photograph.
+        Return False for noise without a density: pictures state their own rounding, but it explains no photograph.
         """
         problem, f = self.problem, self.state.f
         if problem.noise.without_density or not self.objective.squares or self.simulated or not self.state.ends.size:
@@ -177,7 +177,7 @@ class JointSearch:
         return np.asarray(missed & (f > problem.noise.variance(problem.y) * chdtri(left, SIGNIFICANCE)))
 
     def _outlying(self) -> Flags:
-        """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""
+        """Check whether the residual stands out from the batch, (B,), assuming a Jacobian of full rank."""
         if not (self.pool and self.problem.tells_level):
             return np.zeros(self.problem.size, dtype=bool)
         f = np.where(self.state.exact | self.problem.looks_noiseless, np.nan, self.state.f)
@@ -195,7 +195,7 @@ class JointSearch:
             state.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
 
     def _flat(self, observations: Index) -> Flags:
-        """Whether the best codes of some observations are on a plateau, (b,): a reverse pass shows that J is zero."""
+        """Check by a reverse pass whether J is zero at the best codes of some observations (a plateau), (b,)."""
         if not len(observations):
             return np.zeros(0, dtype=bool)
         at, z = self.objective.index(observations), self.objective.tensor(self.state.z[observations])
@@ -205,7 +205,7 @@ class JointSearch:
     # --- descents -----------------------------------------------------------------------------------------------------
 
     def advance(self, observations: Index, restarts: int, perturbations: int) -> None:
-        """Raise the number of restarts, the same for all these observations, and of perturbations of each restart."""
+        """Raise the numbers of restarts and of perturbations of each restart, which all these observations share."""
         state = self.state
         room = ((0, 0), (0, max(0, restarts - state.ends.shape[1])))
         state.ends = np.pad(state.ends, room, constant_values=np.inf)
@@ -220,7 +220,7 @@ class JointSearch:
         state.perturbations[observations], state.made[observations] = perturbations, restarts
 
     def _improve(self, observations: Index, some: slice, perturbations: int) -> None:
-        """Descend from those restarts that are new, then perturb each restart ``perturbations`` times."""
+        """Descend from the starts of new restarts, then perturb each restart ``perturbations`` times."""
         z, f = self.state.restarts[observations, some], self.state.ends[observations, some]
         self._descend(Start(observations, z, f, self.starts.perturbations(observations, f.shape[1], perturbations)))
         self.state.record(observations, some, z, f)
@@ -228,7 +228,7 @@ class JointSearch:
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
 
-        Each observation has at most so many, (b,).
+        Each observation gets at most ``most`` perturbations, (b,).
         """
         state, left = self.state, self.rule.perturbations(self.budget_used())[observations]
         before = state.f[observations]
@@ -250,9 +250,9 @@ class JointSearch:
         state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
 
     def make_restarts(self, least: int) -> None:
-        """Make as many descents from random codes as ``least`` is above the number of restarts, for more optima.
+        """Make further descents from random codes, up to ``least`` restarts for each observation, to find more optima.
 
-        They are not smoothed, as smoothing leads to the same few optima, and the confidence ignores them.
+        These descents are not smoothed, as smoothing leads to the same few optima. The confidence ignores them.
         """
         state, problem = self.state, self.problem
         for i in np.flatnonzero(state.made < least):
@@ -265,7 +265,7 @@ class JointSearch:
         self._confirm_exact()
 
     def descend_from(self, observations: Index, z: Array) -> None:
-        """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""
+        """Descend from codes (b, k) near an optimum. As these are not random, the confidence ignores the descents."""
         end = self._descend(Start.unperturbed(observations, self.problem.bounds.clip(z)[:, None]))
         self.state.accept(observations, end.z[:, 0], end.f[:, 0])
 
@@ -276,7 +276,7 @@ class JointSearch:
         return start
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
-        """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
+        """Split observations into parts small enough to hold ``codes`` codes of each observation in memory."""
         size = at_once(PERTURBATION_NUMBERS, codes * self.state.z.shape[1])
         return np.split(observations, range(size, len(observations), size))
 
@@ -287,16 +287,16 @@ class JointSearch:
         state.accept(everyone, z0, np.where(exact, 0.0, self._values(everyone, z0)))
         state.exact = exact
         others = np.flatnonzero(~state.exact)
-        # Where a refinement makes the same steps, there is no descent: it would take twice as long.
+        # There is no descent if the refinement makes the same steps: both would take twice as long.
         refined = self.rule.rounds == 0 and self.large and self.problem.noise.noisy
         if len(others) and not refined and not self.watch():
             self.descend_from(others, z0[others])
             self._confirm_exact()
 
     def _start_by_layer(self, observations: Index) -> None:
-        """Descend from the codes of ``exact`` for observations that look noiseless, of which no restart fits exactly.
+        """Descend from the codes of method ``exact`` for observations that look noiseless but have no exact fit yet.
 
-        It costs as much as many restarts, but finds exact fits that few restarts reach.
+        The method costs as much as many restarts, but finds exact fits that few restarts reach.
         """
         network = self.problem.network
         if self.problem.z0 is not None or not len(observations) or not isinstance(network, Network):
@@ -311,32 +311,32 @@ class JointSearch:
         self._confirm_exact()
 
     def _values(self, observations: Index, z: Array) -> Array:
-        """The objective at codes (b, k), in the precision of the search, (b,)."""
+        """Compute the objective at codes (b, k) in the precision of the search, (b,)."""
         objective = self.objective
         return objective.values(objective.tensor(z), objective.index(observations)).cpu().double().numpy()
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
-        """Refine codes that look like exact fits in double precision, and check whether they are."""
+        """Refine in double precision the codes that look like exact fits, and check whether they fit exactly."""
         state, energy = self.state, self.problem.energy
         observations = np.flatnonzero((state.f <= _EXACT * energy) & ~state.exact & (state.f < 0.5 * state.refuted))
         if self.problem.prior or self.problem.network.too_large or not len(observations):
-            return  # without a Jacobian, the fit stays that of single precision
+            return  # without a Jacobian, the fit keeps its single precision
         state.refuted[observations] = state.f[observations]
         objective, *given = self._in_double(observations, state.z[observations])
         state.z[observations] = self._fitted(objective, *given)
         state.exact[observations] = self.problem.part(observations).fits_exactly(state.z[observations])
         left = observations[~state.exact[observations]]
         if len(left) and isinstance(self.descents, CompiledDescents):
-            # Single precision may not resolve what is left of an ill-conditioned generator.
+            # Single precision may not resolve the rest of the misfit on an ill-conditioned generator.
             self.descents.resolve(left)
             values = objective.values(objective.tensor(state.z[left]), objective.index(left)).cpu().numpy()
             state.replace_best(left, state.z[left], values)
             state.refuted[left], state.enough[left] = values, _ROUNDING * energy[left]
 
     def _in_double(self, observations: Index, z: Array) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
-        """The objective in double precision, codes (b, k), their observations, and the f of each that counts as 0."""
+        """Return the objective in double precision, codes (b, k), their observations, and the f that counts as 0."""
         objective = SquaredError.of(self.problem)
         exact = objective.tensor(_ROUNDING * self.problem.energy[observations])
         return objective, objective.tensor(z), objective.index(observations), exact
@@ -348,7 +348,7 @@ class JointSearch:
         else:
             z, f, _, _ = refine(objective, z, where, exact, REFINED, self.watch)
             arrived = f <= exact
-        # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
+        # On an ill-conditioned generator, an exact fit needs a new Jacobian at every step.
         left = torch.nonzero(~arrived)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], enough=exact[left])
@@ -358,7 +358,7 @@ class JointSearch:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def refine(self, most: int, max_programs: int) -> None:
-        """Refine the best codes by at most so many steps, descend in l1 or linf, and say how each search ended."""
+        """Refine the best codes by at most ``most`` steps, descend in l1 or linf, and record how each search ended."""
         state = self.state
         state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
@@ -378,14 +378,14 @@ class JointSearch:
             self._descend_in_norm(max_programs)
 
     def _refined(self, observations: Index, z: Array, most: int) -> tuple[Array, Flags]:
-        """Refine codes (b, k) by at most so many steps, in l2; return codes, and whether each is optimal, (b,)."""
+        """Refine codes (b, k) by at most ``most`` steps in l2; return the codes, and whether each is optimal, (b,)."""
         if self.large and isinstance(self.descents, BatchDescents):
             return self.descents.refined(observations, z, most, self.watch)
         found = refine_damped(*self._in_double(observations, z), most, self.watch)
         return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 
     def optima_from(self, observations: Index, z: Array) -> Array:
-        """The local optima that codes (b, k) where restarts ended are close to, refined as the best code is, (b, k)."""
+        """Refine the ends of restarts (b, k) as the best code is refined; return the local optima reached, (b, k)."""
         problem, z = self.problem, z.copy()
         near = self._values(observations, z) <= _EXACT * problem.energy[observations]
         near &= not (problem.prior or problem.network.too_large)
@@ -398,7 +398,7 @@ class JointSearch:
         return z
 
     def _descend_in_norm(self, max_programs: int) -> None:
-        """Descend in l1 or linf from the best codes, and say how the descents ended."""
+        """Descend in l1 or linf from the best codes, and record how the descents ended."""
         state, report = self.state, self.report
         known = np.flatnonzero(np.isfinite(state.z).all(axis=1))
         if self.problem.network.too_large:
@@ -406,7 +406,7 @@ class JointSearch:
         elif len(known):
             done = 0
 
-            def whole(progress: Progress) -> Progress:  # descents from other starts begin to count again
+            def whole(progress: Progress) -> Progress:  # descents from other starts count from zero again
                 nonlocal done
                 done = max(done, progress.done)
                 return replace(report(), done=done)
@@ -417,5 +417,5 @@ class JointSearch:
             state.z[known], state.status[known] = finish(part, starts, perturbations, max_programs)
 
     def confidence(self) -> Array:
-        """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""
+        """Return the probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: restarts are l2."""
         return self.state.probability if self.problem.differentiable else np.full(self.problem.size, np.nan)

@@ -1,22 +1,23 @@
 r"""The prior of the confidence on one generator, learned by simulation: how far agreement of restarts can be trusted.
 
 Observations are :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, at the user's level of
-noise. They are searched as a user's, by the same rounds and the same rule, and from z as well, so their best optimum is
-known. For each round, :func:`unrelu.search.confidence.learned` learns from the number of restarts that ended in it.
-Where these miss it, perturbations of the best restart show how often they find something better.
+noise. They are searched like the user's observations, by the same rounds and the same rule. A descent from z is added,
+so their best optimum is known. For each round, :func:`unrelu.search.confidence.learned` learns from the number of
+restarts that ended there. If all missed it, the best restart is perturbed, to learn how often that finds a better code.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
-of two other outputs: half of the time as it is, else in a random order. Then, without bounds, z is up to the radius,
-ten times as long: where outputs saturate, the best code is far out, and agreement on a nearer one misleads. All are of
-this kind if residuals exceed the stated noise, or the user's code is longer than N(0, I) draws; half without noise.
+of two other outputs, half of the time with its entries in a random order. In this case, without bounds, z is up to ten
+times as long (the radius). Where outputs saturate, the best code is far out, and agreement on a nearer code misleads.
+All simulated observations are out of distribution if residuals exceed the stated noise, or if the user's code is longer
+than N(0, I) draws. If no noise is stated, half of them are.
 
-The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer. Nothing is
-learned of an answer beyond the radius, as hardly any simulated code is so long: its confidence is that of the flat
-prior. There saturated outputs leave valleys, along which the objective falls slowly, and agreement misleads.
+The best code is the best one up to the radius, or up to the length of the restarts' best code if that is longer. Hardly
+any simulated code is longer than the radius, so an answer beyond it has the confidence of the flat prior. Saturated
+outputs leave valleys there, along which the objective falls slowly, and agreement misleads.
 
-The measurements A are canonical ones of the kind of the user's (:mod:`unrelu.search._measurement_kind`), so that the
-prior is a function of the generator, the kind, the level of noise and the options alone. It is kept with the generator,
-and in a file for other processes.
+The measurements A are canonical for the kind of the user's measurements (:mod:`unrelu.search._measurement_kind`). The
+prior therefore depends only on the generator, the kind, the level of noise and the options. It is kept with the
+generator, and in a file for other processes.
 """
 
 from __future__ import annotations
@@ -54,23 +55,23 @@ from unrelu.search.joint_search import JointSearch, flat_confidence, searched_ob
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 
-# Levels differ by this factor in the noise, and in the residuals as multiples of the noise.
+# Neighbouring levels differ by this factor in the noise, and in the ratio of residuals to noise.
 NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# The most rounds of a quick simulation; on a large generator the number of observations that are simulated at once, and
-# the share of them whose best code the first restarts must find, so that further ones may be sure.
+# The most rounds of a quick simulation. On a large generator: the number of observations simulated at once, and the
+# share of them whose best code the first restarts must find, or else further rounds are not worth it.
 _QUICK_ROUNDS, _GROUP, _HOPEFUL = 3, 8, 0.5
-# An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
-# code as long as its code with at least this probability.
+# An observation is in distribution if its residual is at most this multiple of the stated noise, and if a draw from
+# N(0, I) is as long as its code with at least this probability.
 _EXPLAINED, _FAR = 1.5, 1e-3
-# A simulation may take this share of the time that is left.
+# A simulation may take this share of the remaining time.
 _SHARE_OF_TIME = 0.5
-# The version of the search and the simulation: files of priors with another one are not read.
+# The version of the search and the simulation. Prior files of another version are not read.
 _RECIPE = 13
-# A simulation that takes more seconds is announced.
+# A simulation that takes longer than this, in seconds, is announced.
 _PATIENCE = 1.5
 _MESSAGE = (
     "unrelu is learning how sure it can be on this generator, once for each kind of measurement and level of noise"
@@ -95,7 +96,7 @@ class NoiseLevel:
     misfit: int | None
 
     def errors(self, count: int) -> tuple[Array, Array]:
-        """The standard deviations of the white noise and of the structured errors of each observation, (count,)."""
+        """Return the standard deviations of each observation's white noise and structured errors, (count,)."""
         size = np.full(count, NOISE_STEP**self.noise)
         if self.misfit is not None:
             return size, size * np.sqrt(NOISE_STEP ** (2 * self.misfit) - 1)
@@ -103,11 +104,11 @@ class NoiseLevel:
         return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # outputs may overflow; no restart explains these
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # outputs may overflow; no restart explains such outputs
 def simulated(
     problem: Problem, level: NoiseLevel, count: int, seed: int = 0, radius: float = RADIUS
 ) -> tuple[Problem, Array]:
-    """A problem of ``count`` simulated observations at a level of noise, and their codes, (count, k)."""
+    """Simulate ``count`` observations at a level of noise; return their problem and their codes, (count, k)."""
     operator, spread, noise = cycled(problem.operator, count), spread_of(problem), problem.noise
     keys, network = (level.noise, str(level.misfit), seed), problem.network
     white, structured = (size[:, None] * spread for size in level.errors(count))
@@ -130,7 +131,7 @@ def simulated(
             size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
             y = y + structured * apart / np.where(size > 0, size, 1.0)
         y = y + white * rng.standard_normal(y.shape)
-        # What is learned depends on the level alone, not on the noise of the first user.
+        # The learned prior depends only on the level, not on the noise of the first user.
         noise = UnknownNoise() if level.misfit is None else Gaussian(spread * NOISE_STEP**level.noise)
     y = np.where(seen, y, 0.0)
     y.setflags(write=False)
@@ -139,7 +140,7 @@ def simulated(
 
 
 def spread_of(problem: Problem) -> float:
-    """The standard deviation of measurements over outputs of the generator."""
+    """Compute the standard deviation of measurements over outputs of the generator."""
     x = SampleCache.of(problem).model.x[:_OUTPUTS].cpu().double().numpy()
     operator = cycled(problem.operator, len(x))
     values, seen = operator.values(x), operator.seen(len(x))
@@ -147,28 +148,30 @@ def spread_of(problem: Problem) -> float:
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
 
 
-# --- their search -----------------------------------------------------------------------------------------------------
+# --- the search of simulated observations -----------------------------------------------------------------------------
 
 
 class Simulation:
-    """The search of simulated observations: how often their restarts miss the best code that is known.
+    """A search of simulated observations, which counts how often their restarts miss the best known code.
 
     Attributes:
         search: the search of all observations, with descents from their true codes.
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
-        longest: the length up to which codes are compared with the best of these restarts, (B,); infinite with bounds.
+        longest: the length of the longest codes that may count as the best after each number of rounds, (B,); infinite
+            with bounds.
         sure: the observations that were sure after some round.
-        hopeless: whether so few are, of a quick simulation on a large generator, that further rounds are not worth it.
-        missed, improved, found: the observations whose restarts all missed a known code, and that are not sure; those
-            of them for which perturbations of the best restart found a better code; and those of these for which it is
-            the best known, (B,).
+        hopeless: whether too few observations are sure for further rounds to be worth it. This only happens in a quick
+            simulation on a large generator.
+        missed: observations that are not sure, and whose restarts all missed a known code, (B,).
+        improved, found: missed observations for which perturbations of the best restart found a better code, and
+            improved observations for which this is the best known code, (B,).
 
     Args:
         problem: the simulated observations.
         truth: their codes, (B, k); None if they are not known.
-        quick: whether restarts end within 1% of the best code known, and an observation is finished when one does, if
-            a search costs much. Otherwise it is finished one round after it was sure, which may show it to be wrong.
-        radius: of :class:`~unrelu.search.auto.Search`.
+        quick: whether a restart may end within 1% of the best known code, which finishes its observation. This suits
+            expensive searches. Otherwise a sure observation has one more round, which may show that it was wrong.
+        radius: the radius of :class:`~unrelu.search.auto.Search`.
     """
 
     def __init__(self, problem: Problem, truth: Array | None, quick: bool = False, radius: float = RADIUS) -> None:
@@ -191,14 +194,14 @@ class Simulation:
             self._perturb(np.where(self.sure, 0 if quick else made, np.iinfo(made.dtype).max))
 
     def _found(self, search: JointSearch, observations: Index) -> Array:
-        """1 for observations of which a restart ended in the best code known, else 0."""
+        """Return 1 for observations with a restart that ended in the best known code, else 0."""
         self._record(1)
         self.sure = self.ends[1].min(axis=1) <= search.state.enough
         self.hopeless = search.large and self.sure.mean() < _HOPEFUL
         return np.maximum(self.sure[observations], float(self.hopeless))
 
     def _sure_before(self, search: JointSearch, observations: Index) -> Array:
-        """The confidence by what is learned from all these observations; 1 where they were sure a round before."""
+        """Compute the confidence with a prior learned from all observations; 1 if it was high a round before."""
         rounds = int(search.state.rounds[observations[0]])
         self._record(rounds)
         now = confidence(learned(self.counts(rounds)), self.counts(rounds, of_truth=False))
@@ -206,16 +209,16 @@ class Simulation:
         return np.where(before, 1.0, now)[observations]
 
     def _record(self, rounds: int) -> None:
-        """Record where restarts had ended after ``rounds``."""
+        """Record the ends of restarts after ``rounds``."""
         state = self.search.state
         best = np.arange(len(state.ends)), state.ends.argmin(axis=1)
         self.ends[rounds] = state.ends.copy()
         self.longest[rounds] = np.maximum(self._radius, np.linalg.norm(state.restarts[best], axis=1))
 
     def _perturb(self, most: Index) -> None:
-        """Perturb the best known codes, so that these are the best, then the best restarts that miss them.
+        """Perturb the best known codes to improve them, then the best restarts that miss them.
 
-        Each observation has at most so many perturbations, (B,); few where the answer is sure.
+        Each observation gets at most ``most`` perturbations, (B,), which are few where the answer is sure.
         """
         search, state = self.search, self.search.state
         everyone = np.arange(search.problem.size)
@@ -223,7 +226,7 @@ class Simulation:
         ends, codes, steps = state.ends[everyone, best], state.restarts[everyone, best], state.steps.copy()
         search.perturb_best(everyone, most)
         z, f = state.z, state.f
-        # What is known to be missed must not depend on the perturbations whose success is counted.
+        # Which observations are missed must not depend on the perturbations whose success is counted.
         self.missed = (ends > np.maximum((1 + SAME_OPTIMUM) * f, state.rounding)) & state.perturbed & ~self.sure
         self.missed &= np.linalg.norm(z, axis=1) <= np.maximum(self._radius, np.linalg.norm(codes, axis=1))
         missed = np.flatnonzero(self.missed)
@@ -235,21 +238,22 @@ class Simulation:
         self.found = self.improved & (reached <= np.maximum((1 + SAME_OPTIMUM) * state.f, state.rounding))
 
     def counts(self, rounds: int, of_truth: bool = True) -> RestartCounts:
-        """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""
+        """Count restarts after ``rounds`` in the best known optimum, or in the best one that the restarts found."""
         ends, state = self.ends[rounds], self.search.state
         made = np.maximum(np.isfinite(ends).sum(axis=1), 1)
         known = of_truth & (np.linalg.norm(state.z, axis=1) <= self.longest[rounds])
         return RestartCounts.of(ends, np.where(known, state.f, ends.min(axis=1)), state.rounding, made)
 
     def prior(self, some: Flags | slice = slice(None)) -> Prior:
-        """The prior from some observations, see :func:`joint_prior`."""
+        """Learn the prior from some observations, see :func:`joint_prior`."""
         return joint_prior([self], some)
 
 
 def joint_prior(simulations: Sequence[Simulation], some: Flags | slice = slice(None)) -> Prior:
-    """The prior of each round from some observations of each simulation; those that ended earlier count as they ended.
+    """Learn the prior of each round from some observations of each simulation.
 
-    Of perturbations, one that finds nothing is added, and of the codes that they find, one best and one other.
+    A simulation that ended earlier counts with its last round. Pseudo-counts for perturbations are one that finds
+    nothing, and two that find better codes, one of them the best.
     """
 
     def counts(rounds: int) -> RestartCounts:
@@ -267,7 +271,7 @@ def joint_prior(simulations: Sequence[Simulation], some: Flags | slice = slice(N
 
 
 class LearnedConfidence:
-    """The confidence of observations of one problem, by a prior for the level of their noise.
+    """The confidence of one problem's observations, computed with a prior that is learned for their level of noise.
 
     A prior is learned at its first use. If a time limit leaves too little time, the prior is flat.
     """
@@ -277,7 +281,7 @@ class LearnedConfidence:
         self._spread, self._kind = spread_of(problem), MeasurementKind.of(problem)
 
     def __call__(self, search: JointSearch, observations: Index) -> Array:
-        """The confidence of some observations of a search, (b,); by the flat prior if their codes are too long."""
+        """Compute the confidence of some observations of a search, (b,), with the flat prior if codes are too long."""
         state = search.state
         counts = state.count_restarts().subset(observations)
         found = confidence(FLAT, counts)
@@ -296,15 +300,15 @@ class LearnedConfidence:
         return found
 
     def _beyond(self, z: Array) -> Flags:
-        """Whether codes (b, k) are longer than the radius and than N(0, I) draws: few simulated ones are, (b,)."""
+        """Check whether codes (b, k) exceed the radius and N(0, I) draws in length, as few simulated codes do, (b,)."""
         return np.asarray(self._far(z) & (np.linalg.norm(z, axis=1) > self.radius * np.sqrt(z.shape[1])))
 
     def _far(self, z: Array) -> Flags:
-        """Whether codes (b, k) are longer than N(0, I) draws, (b,); with bounds none is."""
+        """Check whether codes (b, k) are longer than N(0, I) draws, (b,); with bounds, none counts as longer."""
         return np.asarray(self.problem.bounds.none & (chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR))
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[NoiseLevel]:
-        """The level of noise of some observations, given the best objectives, (B,), and their codes, (b, k).
+        """Return the noise levels of some observations, given the best objectives, (B,), and their codes, (b, k).
 
         An observation in distribution has a residual that the noise explains, and a code no longer than N(0, I) draws.
         """
@@ -324,14 +328,14 @@ class LearnedConfidence:
         return [NoiseLevel(int(n), max(0, int(m)) if stated else None) for n, m, stated in steps]
 
     def _prior(self, level: NoiseLevel, search: JointSearch) -> Prior:
-        """The prior for a level of noise: kept with the generator, or in a file, or learned now; else a flat one."""
+        """Return the prior for a noise level: kept with the generator, read from a file or learned now, else flat."""
         known: dict[str, Prior] = self.problem.learned
         name = self.name(level)
         if search.rule.short:
             return Prior({})
         if name not in known:
             path, plan = _path(name), search.descents.schedule
-            # A simulation is assumed to take as long as the search of as many observations.
+            # A simulation is assumed to take as long as a search of the same number of observations.
             spent = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
             prior = _read(path)
             if prior is None and plan.simulated * spent < _SHARE_OF_TIME * self.problem.control.remaining():
@@ -343,7 +347,7 @@ class LearnedConfidence:
         return known.get(name, Prior({}))
 
     def name(self, level: NoiseLevel) -> str:
-        """The digest of all that a prior depends on."""
+        """Return the digest of everything that a prior depends on."""
         problem = self.problem.alike or self.problem
         network = problem.network.once("fingerprint", lambda: fingerprint(problem.network))
         proper = problem.normal and problem.normal.proper.tolist()
@@ -353,10 +357,10 @@ class LearnedConfidence:
         return sha256(f"{network} {problem.network.device.type} {self._kind} {level} {options}".encode()).hexdigest()
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
-        """The prior from simulations; None if the time limit or the callback stopped one.
+        """Learn the prior from simulations; return None if the time limit or the callback stopped one.
 
-        On a large generator there are as many restarts as observations in the schedule, up to a group more: where each
-        ends in the best code, more observations than where many miss it, and the confidence is low anyway.
+        On a large generator, there are as many restarts as simulated observations in the schedule, up to a group more.
+        If many restarts miss the best code, fewer observations are simulated, but the confidence is low anyway.
         """
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
@@ -368,7 +372,7 @@ class LearnedConfidence:
             cache = SampleCache.of(problem)
             plan = schedule_for(problem, cache, searched_objective(problem, cache))
             problem, truth = simulated(problem, level, plan.simulated, radius=self.radius)
-            quick = plan.quick and (plan.large or level.misfit == 0)  # codes of misfits do not tell the best
+            quick = plan.quick and (plan.large or level.misfit == 0)  # a misfit's own code need not be its best
             simulations: list[Simulation] = []
             size, restarts = _GROUP if plan.large else plan.simulated, 0
             for group in np.split(np.arange(plan.simulated), range(size, plan.simulated, size)):
@@ -384,7 +388,7 @@ class LearnedConfidence:
             timer.cancel()
 
     def canonical(self) -> Problem:
-        """A problem without observations, with canonical measurements of the kind."""
+        """Return a problem without observations, with canonical measurements of the kind."""
         problem = self.problem.alike or self.problem
         operator = self._kind.canonical(problem)
         nothing = np.zeros((max(1, operator.count), operator.m))
@@ -395,13 +399,13 @@ class LearnedConfidence:
 
 
 def _path(name: str) -> Path:
-    """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
+    """Return the file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
 
 
 def _read(path: Path) -> Prior | None:
-    """The prior of a file; None if there is no file, or no valid one."""
+    """Read the prior in a file; return None if the file is missing or invalid."""
 
     def restored(table: Table) -> Prior:
         weights = {int(rounds): array for rounds, array in table.items() if rounds.isdigit()}
@@ -413,7 +417,7 @@ def _read(path: Path) -> Prior | None:
 
 
 def _write(path: Path, prior: Prior) -> None:
-    """Write a prior to a file; a folder that cannot be written is ignored."""
+    """Write a prior to a file; ignore a folder that cannot be written."""
     table = {str(rounds): weights for rounds, weights in prior.weights.items()}
     with suppress(UnreluError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

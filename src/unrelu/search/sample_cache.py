@@ -1,4 +1,4 @@
-"""The starts of a search and its perturbations: samples, and the Gaussian model that estimates codes from them."""
+"""The starts and perturbations of a search: samples, and the Gaussian model that estimates codes from samples."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream, torch_stream
 
-# From so many on, a verdict does without a Jacobian in double precision.
+# From this many multiplications on, a verdict does without a Jacobian in double precision.
 _EXPENSIVE = 10**9
-# The number of samples; fewer if their outputs exceed SAMPLE_NUMBERS entries (256 MiB), or take more than _WORK
-# multiplications, some tenths of a second; but at least _FEWEST.
+# The number of samples. There are fewer if their outputs exceed SAMPLE_NUMBERS entries (256 MiB), or take more than
+# _WORK multiplications, some tenths of a second, but at least _FEWEST.
 _SAMPLES = 4096
 _FEWEST = 64
-# The number of samples in double precision. For the structure of residuals, 1,024 tell no more real digits from own
-# outputs on two decoders.
+# The number of samples in double precision. With 1,024, the structure of residuals distinguishes no more real digits
+# from the generator's own outputs, on two decoders.
 _EXACT = 256
 _WORK = 4 * 10**9
-# The number of principal directions of the outputs, and of the power iterations that find them.
+# The number of principal directions of the outputs, and the number of power iterations that find them.
 _DIRECTIONS, _SWEEPS = 128, 2
 # Squares of numbers outside this range overflow or vanish in single precision.
 _SINGLE = (1e-12, 1e12)
@@ -44,46 +44,46 @@ _VARIANCE_STEP = 4.0
 # One of _RANDOM starts is random and up to _FURTHEST times as long, in case the Gaussian model misleads all others: the
 # best code of few noisy outputs may be far from the codes that the generator was trained with.
 _RANDOM, _FURTHEST = 4, 3.0
-# The length of starts on a large generator, as a multiple of that of N(0, I). Descents from there take half as many
-# steps as from N(0, I), and end in the best optimum as often.
+# The length of starts on a large generator, as a multiple of N(0, I) draws. Descents from there take half as many steps
+# as from N(0, I), and end in the best optimum as often.
 _SHORT = 0.3
-# The shortest and the longest perturbation, as multiples of the length of the code. Long ones are for real data, whose
-# best codes are long, short ones for optima nearby (tuned on the families to tune on).
+# The shortest and the longest perturbation, as multiples of the length of the code. Long perturbations are for real
+# data, whose best codes are long, short ones for optima nearby (tuned on the tuning families).
 _SHORTEST, _LONGEST = 0.1, 10.0
 
 
 def fits_single(size: float) -> bool:
-    """Whether numbers of this size have squares in single precision; NaN has none."""
+    """Check whether numbers of this size have squares in single precision; NaN has none."""
     return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
 
 
 def is_expensive(network: Generator) -> bool:
-    """Whether a Jacobian in double precision costs more than the search."""
+    """Check whether a Jacobian in double precision costs more than the search."""
     return network.latent_dim * network.cost >= _EXPENSIVE
 
 
 def _values(function: Generator | Operator, x: Tensor) -> Tensor:
-    """The values of a generator or a measurement, a bounded number at a time."""
+    """Compute the values of a generator or a measurement, a bounded number at a time."""
     parts = torch.split(x, at_once(SAMPLE_NUMBERS, 4 * function.width, x.device))
     return torch.cat([function.forward(part) for part in parts])
 
 
 def _bounded(x: Tensor) -> Tensor:
-    """x clipped so that its fourth power is finite."""
+    """Clip x so that its fourth power is finite."""
     largest = torch.finfo(x.dtype).max ** 0.25
     return x.nan_to_num(0.0).clamp(-largest, largest)
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianModel:
-    r"""The Gaussian linear model of samples: codes z_i with x_i, their outputs or the measurements of their outputs.
+    r"""A Gaussian linear model of samples: codes z_i with their outputs x_i, or with measurements x_i of the outputs.
 
-    With F the principal directions of x, scaled to their deviations,
+    With the principal directions F of x, scaled to their standard deviations, the model is
 
     .. math:: x \approx \bar x + F s + \epsilon, \quad z \approx \bar z + P s, \quad s \sim N(0, I)
 
     Attributes:
-        z, x: (N, k) and (N, n).
+        z, x: the samples, (N, k) and (N, n).
     """
 
     z: Tensor
@@ -113,13 +113,13 @@ class GaussianModel:
         return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
 
     def posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        r"""Mean (B, k) and covariance (B or 1, k, k) of the codes of observations y (B, m) under the Gaussian model.
+        r"""Compute the mean (B, k) and covariance (B or 1, k, k) of the codes of observations y (B, m) under the model.
 
         The mean is the linear minimum mean square error estimate,
 
         .. math:: \hat z = \bar z + P S C^T (y - A \bar x) / \sigma^2, \qquad S = (I + C^T C / \sigma^2)^{-1}, C = A F,
 
-        and the covariance is :math:`P S P^T + I - P P^T`: that of s given y, and that of z given s.
+        and the covariance is :math:`P S P^T + I - P P^T`, from s given y (first term) and from z given s (the others).
 
         Args:
             operator: A.
@@ -149,7 +149,7 @@ class GaussianModel:
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
 
     def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
-        """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
+        """Return a model, and a linear operator on its x, which together describe how ``operator`` measures outputs.
 
         If ``operator`` is not linear, x are its measurements of the samples, and the linear operator is the identity.
         """
@@ -164,12 +164,12 @@ class GaussianModel:
         return self._measured[operator], IdentityOperator(operator.shape)
 
     def information(self, operator: Operator, values: float) -> Array:
-        r"""The information that measurements give of the code, in bits for each coordinate.
+        r"""Compute the information that measurements give about the code, in bits for each coordinate.
 
         .. math:: \frac{1}{2 k} \log_2 \det(I + C^T C / \sigma^2)
 
-        There is one number for each observation of ``operator``, (B,), or (1,) if they share it. :math:`\sigma^2` is 1%
-        of the mean variance of measurements, of which ``values`` count.
+        Return one number for each observation, (B,), or (1,) if they share ``operator``. :math:`\sigma^2` is 1% of the
+        mean variance of the measurements; ``values`` is their number.
 
         Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
         """
@@ -179,28 +179,28 @@ class GaussianModel:
         return np.asarray(bits.cpu().numpy() / (2 * math.log(2) * self.z.shape[1]))
 
     def _measured_directions(self, operator: Operator, count: int) -> Tensor:
-        """C^T, (count, r, m); (1, r, m) if all observations share the operator."""
+        """Return C^T, (count, r, m), or (1, r, m) if all observations share the operator."""
         operator = operator.to(self.x.dtype, self.x.device)
         return operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
 
 
 def _information_matrix(measured: Tensor, variance: Tensor) -> Tensor:
-    """I + C^T C / s^2, (B, r, r), for measured directions (B, r, m) and variances (B, 1, 1)."""
+    """Return I + C^T C / s^2, (B, r, r), for measured directions (B, r, m) and variances (B, 1, 1)."""
     gram = measured @ measured.transpose(1, 2) / variance.clamp_min(torch.finfo(measured.dtype).tiny)
     gram.diagonal(dim1=1, dim2=2).add_(1.0)
     return gram
 
 
 class SampleCache:
-    r"""Draws z_i ~ N(0, I), or uniform between two bounds, their outputs x_i = G(z_i), and the Gaussian model of both.
+    r"""Samples z_i ~ N(0, I), or uniform between two bounds, their outputs x_i = G(z_i), and their Gaussian model.
 
-    The draws do not depend on the seed of a search: they describe the generator, and new draws for every chunk of a
-    data set would cost as much as inverting it.
+    The samples do not depend on the seed of a search: they describe the generator, and new samples for every chunk of a
+    data set would cost as much as inverting the chunk.
 
     Attributes:
         large: see :attr:`Generator.large`.
         fits: whether single precision works: layers and outputs stay in its range.
-        model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
+        model: the model of the samples, in float32 if ``fits``, else in the generator's precision.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
@@ -223,7 +223,7 @@ class SampleCache:
 
     @classmethod
     def of(cls, problem: Problem) -> SampleCache:
-        """The samples of a problem's generator, or of the one whose samples serve for it; kept with that generator.
+        """Return the samples of a problem's generator, or of the one in ``alike``; they are kept with that generator.
 
         Bounds need no key: a network on the coordinates of bounded codes is an object of its own
         (:func:`~unrelu.measurements.working_units.on_coordinates`).
@@ -232,19 +232,19 @@ class SampleCache:
         return owner.network.once("samples", lambda: cls(owner.network, owner.bounds))
 
     def measured(self, operator: Operator) -> list[Tensor]:
-        """The measurements of the samples, (N, m), by the operator of each observation; one if all share it."""
+        """Return the samples measured by each observation's operator, (N, m) each; one array if all share it."""
         x = self.model.x
         each = [operator.take(np.array([i])) for i in range(operator.count)] or [operator]
         return [_values(one.to(x.dtype, x.device), x) for one in each]
 
 
 def single(network: Generator) -> Generator:
-    """The generator in single precision."""
+    """Return the generator in single precision."""
     return network.once("in single precision", lambda: network.to(torch.float32))
 
 
 def exact_model(problem: Problem) -> GaussianModel:
-    """The model of some of the samples in double precision, on the CPU: the same in all units."""
+    """Return the model of some samples in double precision, on the CPU; it is the same in all units."""
 
     def made() -> GaussianModel:
         z = SampleCache.of(problem).model.z[:_EXACT].to("cpu", torch.float64)
@@ -258,8 +258,8 @@ class SearchStarts:
 
     The first start of an observation is its posterior mean under the :class:`GaussianModel` of the samples. One of four
     starts is drawn from :math:`N(0, s^2 I)`, s from 1 to 3, log-uniform, and the others from the posterior. For a large
-    generator the model would cost more than descents, so these other starts are drawn from :math:`N(0, 0.3^2 I)`, or,
-    for descents by tempering, are the samples with the nearest measurements at its first level of noise. A
+    generator, the model would cost more than descents, so the other starts are drawn from :math:`N(0, 0.3^2 I)`. For
+    descents by tempering, they are the samples with the nearest measurements at the first noise level. A
     perturbation of a code z is :math:`t \, |z|_2 / \sqrt k \; \xi`, :math:`\xi \sim N(0, I)`, t log-uniform.
     Coordinates beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation
     has its own random stream, so its starts do not depend on the other observations.
@@ -271,7 +271,7 @@ class SearchStarts:
         self.problem, self.cache, self.objective, self.tempered = problem, cache, objective, tempered
         self._samples, self._operator = cache.model.measured_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
-        self._operator, gain = normalised(self._operator)  # the Gaussian model is one in the units of outputs
+        self._operator, gain = normalised(self._operator)  # the Gaussian model is in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
         self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
         with np.errstate(divide="ignore"):
@@ -279,7 +279,7 @@ class SearchStarts:
         self._variance = _VARIANCE_STEP**exponent
 
     def codes(self, observations: Index, first: int, count: int) -> Array:
-        """The starts number ``first`` to ``first + count`` of some observations, (b, count, k)."""
+        """Return ``count`` starts of some observations, from number ``first`` on, (b, count, k)."""
         (drawn, size), bounds = self._draws(observations, count, 1.0, _FURTHEST), self.problem.bounds
         number = np.arange(first, first + count)[None, :, None]
         if self.tempered:
@@ -290,22 +290,22 @@ class SearchStarts:
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def perturbations(self, observations: Index, restarts: int, count: int) -> Array:
-        """Perturbations in units of the root mean square of the perturbed code, (b, restarts, count, k)."""
+        """Draw perturbations, in units of the root mean square of the perturbed code, (b, restarts, count, k)."""
         drawn, size = self._draws(observations, restarts * count, _SHORTEST, _LONGEST)
         return (size * drawn).reshape(len(observations), restarts, count, drawn.shape[2])
 
     def _draws(self, observations: Index, count: int, least: float, most: float) -> tuple[Array, Array]:
-        """Codes of N(0, I), (b, count, k), and log-uniform sizes, (b, count, 1), each observation from its stream."""
+        """Draw codes from N(0, I), (b, count, k), and log-uniform sizes, (b, count, 1), one stream per observation."""
         rngs, shape = [self._stream(i) for i in observations.tolist()], (count, self.problem.network.latent_dim)
         drawn = np.array([rng.standard_normal(shape) for rng in rngs])
         return drawn, np.exp([rng.uniform(np.log(least), np.log(most), (count, 1)) for rng in rngs])
 
     def _nearest(self, observations: Index, first: int, count: int) -> Array:
-        """The samples number ``first`` to ``first + count`` by the tempered objective, (b, count, k)."""
+        """Return ``count`` samples in the order of the tempered objective, from number ``first`` on, (b, count, k)."""
         tempered, measured, z = self.tempered, self.objective.operator, self.cache.model.z
         assert tempered is not None
         assert isinstance(tempered.operator, WeightedOperator)
-        # The samples are measured once, not for each observation, unless each has an operator of its own.
+        # The samples are measured once, not for each observation, unless each observation has its own operator.
         shared = None if measured.count else self.cache.measured(measured)[0]
         found = []
         for i in observations.tolist():
@@ -315,7 +315,7 @@ class SearchStarts:
         return torch.stack(found).cpu().double().numpy()
 
     def _posterior(self, observations: Index, number: Index, drawn: Array) -> Array:
-        """The posterior mean as the start of number 0, and draws from the posterior as the others, (b, count, k)."""
+        """Return the posterior mean as start number 0, and draws from the posterior as the others, (b, count, k)."""
         codes, variances = np.empty_like(drawn), self._variance[observations]
         for variance in np.unique(variances):
             some = np.flatnonzero(variances == variance)
