@@ -26,9 +26,9 @@ Sidak's inequality for m entries. The fit leaves this share of the noise in entr
 
 with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982); it is at least .05.
 The second test examines the residual in the span of the principal directions of the generator's outputs. If a picture
-is almost an output, its residual lies in this span. Of the span, q directions are kept: eigenvectors of the residual
-operator restricted to it. In direction i the fit leaves the share :math:`\kappa_i`, the eigenvalue, of the noise, and
-the residual :math:`r_i`:
+is almost an output, its residual lies in this span. The test keeps q directions: eigenvectors of the residual operator,
+restricted to the span. In direction i the fit leaves the share :math:`\kappa_i` of the noise, the eigenvalue, and the
+residual :math:`r_i`:
 
 .. math::
 

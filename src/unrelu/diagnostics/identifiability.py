@@ -100,7 +100,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     """Say how far the output, or the measurement of it by ``operator``, determines each code.
 
     Args:
-        network: G. Of an opaque generator only the Jacobian is used, and there is no margin.
+        network: G. For an opaque generator, only the Jacobian is used, and there is no margin.
         z: a code or a batch of codes, ``(B, *latent_shape)``; for example ``r.z`` of a result.
         operator: A, as for :func:`unrelu.invert`, or ``r.problem.operator`` of a result. Pass masks as booleans, and a
             matrix of zeros and ones as a SciPy sparse matrix.

@@ -44,7 +44,7 @@ _UNUSUAL = 10.0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JudgedCodes(Answers):
-    """Codes of a problem and their verdict; the attributes are those of :class:`~unrelu.Inversion`."""
+    """Codes of a problem and their verdict; :class:`~unrelu.Inversion` documents the attributes."""
 
     z: Array
     reconstruction: Array

@@ -1,4 +1,4 @@
-r"""Codes as functions of standard normal coordinates, so that every prior is N(0, I).
+r"""Codes as functions of standard normal coordinates. In these coordinates every prior is N(0, I).
 
 Let F be the prior's distribution function for a coordinate of the code, and :math:`\Phi` that of N(0, 1). Then
 
