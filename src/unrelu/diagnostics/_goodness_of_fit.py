@@ -7,35 +7,36 @@ distance that the code can move. Along direction i the fit follows this share of
 
 as in ridge regression (Hastie and Tibshirani, Generalized Additive Models, 1990). Along a direction in which outputs
 hardly change, a kink ends the linear region before the noise is fitted. Along partly determined directions, the fit can
-choose the best of several linear regions, which follows the noise more than a single one does. Together
+choose the best of several linear regions, which follows the noise more than a single region does. In total,
 
 .. math:: u = H + g \sqrt{1 - H / m} \sum_i h_i (1 - h_i), \qquad H = \sum_i h_i,
 
-with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger; of
-coordinates with different weights, those with larger ones are scaled until all have the same ridge. A prior also leaves
-less choice between linear regions: the term of direction i is multiplied by
-:math:`1 - w_i \min(\lambda \max(|z|_2^2 / k, 1) / S^2, 1)`, with :math:`w_i` its share in coordinates with a prior.
-N(0, I) leaves none. A generator without kinks has one region, so u is its rank, or the trace of its hat matrix.
-Coordinates at a bound are not fitted: their columns of J are zero. Without a stated noise,
+with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger. If
+coordinates have different weights, those with larger weights are scaled until all have the same ridge. A prior also
+narrows the choice between linear regions: the term of direction i is multiplied by
+:math:`1 - w_i \min(\lambda \max(|z|_2^2 / k, 1) / S^2, 1)`, where :math:`w_i` is the direction's share in coordinates
+with a prior. N(0, I) leaves no choice. A generator without kinks has one region, so u is its rank, or the trace of its
+hat matrix. Coordinates at a bound are not fitted: their columns of J are zero. If the noise is not stated,
 :math:`S^2 = |r|_2^2 / (m - u)`.
 
-**The shape of the residual.** The first test is of the largest entry, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
-inequality for m entries. The fit leaves this share of the noise in entry j:
+**The shape of the residual.** The first test examines the largest entry, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by
+Sidak's inequality for m entries. The fit leaves this share of the noise in entry j:
 
 .. math:: \kappa_j = (1 - h_{jj}) \frac{m - u}{m - H}, \qquad \sum_j \kappa_j = m - u,
 
-with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982); at least .05. The
-second test is of the residual in the span of the principal directions of the generator's outputs, where the residual of
-a picture that is almost an output lies. In the q directions of this span that are kept, the fit leaves shares
-:math:`\kappa_i` of the noise, the eigenvalues of the residual operator there, and residuals :math:`r_i`:
+with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982); it is at least .05.
+The second test examines the residual in the span of the principal directions of the generator's outputs. If a picture
+is almost an output, its residual lies in this span. The test keeps q directions: eigenvectors of the residual operator,
+restricted to the span. In direction i the fit leaves the share :math:`\kappa_i` of the noise, the eigenvalue, and the
+residual :math:`r_i`:
 
 .. math::
 
     \frac{\sum_i r_i^2 / \kappa_i}{\sum_i r_i^2 / \kappa_i + |r|_2^2 - \sum_i r_i^2}
     \sim \mathrm{Beta}\Big(\frac q 2, \frac{m - u - \sum_i \kappa_i}{2}\Big).
 
-This share does not depend on S. Of a residual far below the noise, it says nothing about the noise. So if noise leaves
-one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
+This share does not depend on S, so it cannot show that a residual is far below the noise. If noise leaves so small a
+residual in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
 """
 
 from __future__ import annotations
@@ -58,25 +59,25 @@ from unrelu.search.sample_cache import exact_model, is_expensive
 from unrelu.thresholds import CHANCE, SIGNIFICANCE
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
-# scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
+# scikit-learn's digits (dropout, weight decay, strong KL, all activations, k = 5 to 16), and random weights.
 _REACH, _CHOICE = 0.87, 4.25
-# The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
-# the same decoders, for real digits.
+# The most principal directions in the second test, and the least share of the noise that the fit must leave in each.
+# Tuned on the same decoders, for real digits.
 _DIRECTIONS, _NOISE_LEFT = 32, 0.3
-# The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a
-# kink is at either side of it, by rounding; searches that differ in rounding end up to a twentieth of this apart.
+# The Jacobian is taken this far beside the code, as a multiple of the code's root mean square. Rounding puts a code at
+# a kink on either side of it; searches that differ in rounding end up to a twentieth of this distance apart.
 _BESIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
-# The least share of noise in an entry. A smaller share is not known well enough to divide by it.
+# The least share of noise in an entry. A smaller share is too inaccurate to divide by.
 _KEPT = 0.05
-# The ridge of coordinates without a prior in an affine map, as a share of the weight of the others.
+# The ridge of coordinates without a prior in an affine map, relative to the weight of the other coordinates.
 _LOOSE = 1e-6
-# With fewer degrees of freedom left, the largest entry is not tested.
+# The largest entry is not tested if fewer degrees of freedom are left.
 _TESTABLE = 1.5
-# A limit for the lengths of codes of divergent searches, whose squares overflow.
+# A limit for the lengths of codes. Codes of divergent searches are so long that their squares overflow.
 _FARTHEST = 1e100
-# Steps of the fixed-point iteration for noise that is not stated.
+# The number of fixed-point iterations for noise that is not stated.
 _STEPS = 4
 
 
@@ -93,10 +94,10 @@ class GoodnessOfFit(NamedTuple):
 
 
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uniqueness) -> GoodnessOfFit:
-    """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
+    """Compute the effective degrees of freedom of codes (B, k), and test the shape of their residuals (B, m).
 
-    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is an upper bound of the rank of
-    A J, k or the number of observed entries; but the rank where the verdict could depend on the difference.
+    If Jacobians are expensive, or if the p-value of the noise does not depend on u, an upper bound of the rank of A J
+    replaces u: k or the number of observed entries. If the verdict could depend on the difference, the rank is used.
     """
     too_large, noise, prior = problem.network.too_large, problem.noise, problem.prior
     used = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0).astype(np.float64)
@@ -138,7 +139,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uni
 
 
 def _decided(problem: Problem, z: Array, residual: Array, most: Array) -> bool:
-    """Whether verdicts are the same for all u from 0 to ``most``, (B,)."""
+    """Check whether every u from 0 to ``most``, (B,), leads to the same verdicts."""
     x, seen = problem.network.outputs(z), problem.operator.seen(len(z))
 
     def verdicts(used: Array) -> Flags:
@@ -150,7 +151,7 @@ def _decided(problem: Problem, z: Array, residual: Array, most: Array) -> bool:
 
 
 def free_jacobians(problem: Problem, z: Array, beside: float = 0.0) -> Iterator[tuple[Index, Array]]:
-    """Yield Jacobians of A G at codes or so far beside, (b, k, m), some at a time; 0 along coordinates at a bound."""
+    """Yield Jacobians of A G in chunks, (b, k, m), ``beside`` away from the codes; 0 for coordinates at a bound."""
     free = problem.bounds.active(z) == 0
     away = beside * _extent(z)[:, None] * stream("beside kinks").standard_normal(z.shape[1])
     for part, tangents in jacobians(problem.network, z + away, problem.operator):
@@ -158,10 +159,11 @@ def free_jacobians(problem: Problem, z: Array, beside: float = 0.0) -> Iterator[
 
 
 def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:
-    r"""The probability that a fit with u degrees of freedom explains white noise as well as it explains y, (B,).
+    r"""Return the probability that a fit with u degrees of freedom explains white noise as well as y, (B,).
 
     For white noise about its own mean, :math:`|r|_2^2 / |y - \bar y|_2^2` has the distribution
-    :math:`\mathrm{Beta}((m - 1 - u) / 2, u / 2)`: the F-test of linear regression. 1 if no degrees of freedom are left.
+    :math:`\mathrm{Beta}((m - 1 - u) / 2, u / 2)`, as in the F-test of linear regression. The probability is 1 if no
+    degrees of freedom are left.
 
     Args:
         residual: y - A G(z), (B, m), 0 where nothing was observed.
@@ -182,20 +184,20 @@ def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:
 
 
 def _straight(problem: Problem) -> bool:
-    """Whether A G is an affine map."""
+    """Check whether A G is an affine map."""
     layers = problem.network.layers if isinstance(problem.network, Network) else ()
     return bool(layers) and problem.operator.linear and all(layer.activation.linear for layer in layers)
 
 
 def _own_ridge(problem: Problem, z: Array, level: Array) -> Array:
-    """S^2 / tau^2 for S^2 = ``level``, (b,); 0 if A G is an affine map, which has no kinks."""
+    """Return the ridge S^2 / tau^2 for S^2 = ``level``, (b,); 0 if A G is an affine map, which has no kinks."""
     if _straight(problem):
         return np.zeros_like(level)
     return np.asarray(level / (_REACH * _extent(z)) ** 2)
 
 
 def _extent(z: Array) -> Array:
-    """max(|z|_2 / sqrt(k), 1), (b,)."""
+    """Return max(|z|_2 / sqrt(k), 1), (b,)."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.clip(np.sqrt(np.square(z).mean(axis=1)), 1.0, _FARTHEST))
 
@@ -204,9 +206,9 @@ def _effective(
     problem: Problem, z: Array, squares: Array, m: Integers, r: Array, variance: Array | None, prior: float,
     held: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated.
+    """Compute the shares h, (b, k), and u, (b,); ``variance`` is S^2, or None if it is not stated.
 
-    ``prior`` is the weight of all directions, and ``held``, (b, k), the share of each in coordinates with a prior.
+    ``prior`` is the weight of all directions. ``held``, (b, k), is each direction's share in coordinates with a prior.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.minimum(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf), 1e300)
@@ -224,7 +226,7 @@ def _effective(
 
 
 def _largest(r: Array, m: Integers, size: Array) -> Array:
-    """The p-value of the largest entry of residuals (b, m) with these standard deviations, (b, m)."""
+    """Return the p-value of the largest entry of residuals (b, m), given the entries' standard deviations, (b, m)."""
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.abs(r / size).max(axis=1)
     one = 2 * ndtr(-largest)
@@ -232,9 +234,9 @@ def _largest(r: Array, m: Integers, size: Array) -> Array:
 
 
 def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Array) -> Array:
-    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m).
+    """Return the p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m).
 
-    Where a ``size`` S, (b,), is not NaN, it is that of what lies in the span beside noise of this size.
+    Where ``size``, (b,), is not NaN, the residual within the span is tested against noise of this size S instead.
     """
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
     kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # the noise that the fit leaves
@@ -243,7 +245,7 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Arra
         length = np.linalg.norm(r, axis=1)
         unit = r / length[:, None]
         squares = np.square((vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0])
-    # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
+    # Choose directions in which the fit leaves enough noise, at most half as many as the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
     chosen = (shares > _NOISE_LEFT) & (order <= (remaining / 2)[:, None])
     count = chosen.sum(axis=1)
@@ -257,9 +259,9 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Arra
 
 
 def _principal(problem: Problem, part: Index) -> Array | None:
-    """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none.
+    """Compute an orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none.
 
-    They are computed in double precision, so that they are the same in all units.
+    Double precision makes the directions the same in all units.
     """
     model, operator = exact_model(problem).measured_by(problem.operator)
     directions = model.parts[2]

@@ -1,7 +1,7 @@
 r"""The codes near a code that have the same observation: a cone for each sign pattern of the neurons at their kink.
 
 Near z, a piecewise linear A G equals A G(z) + f(d), with d the step from z. The hyperplanes of the kinks divide the
-steps into cones, and f is linear on each of them. The hyperplane of a neuron depends on the cone of the layers before.
+steps into cones, and f is linear on each cone. The hyperplane of a neuron depends on the cone in the preceding layers.
 The codes near z with the same observation are the steps d with f(d) = 0.
 
 Sign patterns are searched by branch and bound. Let e_j = max(v_j, 0) for the neurons at their kink, whose outputs are
@@ -38,17 +38,17 @@ RANK_TOLERANCE = 1e-10
 # Pre-activations below this share of the layer's largest are at the kink. A code found as a vertex of the preimage has
 # neurons exactly at the kink, and rounding puts them on either side.
 _KINK_TOLERANCE = 1e-7
-# If a whole layer is below this, in units in which layers have size 1, its largest entry may be a rounding error.
+# If all pre-activations of a layer are below this, in units in which layers have size 1, the largest may be rounding.
 _SMALL = 1e-6
-# Sums below this many machine epsilons of their terms are rounded zeros, which must not become constraints.
+# A sum below this many machine epsilons of its terms is zero up to rounding. It must not become a constraint.
 _ROUNDING = 64
-# The most partial sign patterns and neurons at their kink that are searched. The program of a pattern takes a
-# millisecond for a few neurons, and half a second for the most.
+# The largest numbers of partial sign patterns and of neurons at their kink that are searched. The linear program of a
+# pattern takes a millisecond for a few neurons, and half a second for the largest number.
 MOST_PATTERNS, MOST_NEURONS = 256, 256
 
 
 def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
-    """Which neurons of a ReLU, LeakyReLU or PReLU have a pre-activation u = W h + b of zero, (B, n)."""
+    """Find the neurons of a ReLU, LeakyReLU or PReLU whose pre-activation u = W h + b is zero, (B, n)."""
     bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
     largest = u.abs().amax(dim=1, keepdim=True)
     allowed = _KINK_TOLERANCE * largest
@@ -60,7 +60,7 @@ def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
 
 
 def picks(operator: Operator) -> bool:
-    """Whether A picks outputs, weighted or not.
+    """Check whether A picks outputs, weighted or not.
 
     Then the neurons of the last layer need no branching. For an observed neuron at its kink, f = 0 means v_j <= 0 if
     its slope is 0, and v_j = 0 otherwise.
@@ -69,12 +69,12 @@ def picks(operator: Operator) -> bool:
 
 
 class KinkMap(NamedTuple):
-    """f near one code as a linear map of w = (d, e), with q entries of e.
+    """The map f near one code as a linear map of w = (d, e), with q entries of e.
 
     Attributes:
         measured: f(d), transposed, (k + q, m).
         pre: the v_j, (q, k + q).
-        below: rows r with r . w <= 0 for all signs, (s, k + q).
+        below: rows r for which r . w <= 0 under every sign pattern, (s, k + q).
     """
 
     measured: Tensor
@@ -83,13 +83,13 @@ class KinkMap(NamedTuple):
 
 
 def kink_map(network: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
-    """A G near a code (1, k), as a function of the step; None if more than MOST_NEURONS neurons are at their kink.
+    """Build A G near a code (1, k) as a map of the step; None if more than MOST_NEURONS neurons are at their kink.
 
     Args:
         network: G, in double precision.
         z: the code.
-        operator: A of this observation.
-        outward: outward normals of the active bounds of the code, (c, k).
+        operator: A for this observation.
+        outward: outward normals of the code's active bounds, (c, k).
     """
     x, k, picked = z, z.shape[1], picks(operator)
     tangents = torch.eye(k, dtype=z.dtype)
@@ -121,21 +121,21 @@ def kink_map(network: Network, z: Tensor, operator: Operator, outward: Array) ->
 
 
 def _without_rounding(v: Tensor) -> Tensor:
-    """The derivatives of a layer's pre-activations, with rounded zeros replaced by 0."""
+    """Replace derivatives of a layer's pre-activations by 0 where they are zero up to rounding."""
     return torch.where(v.abs() > _ROUNDING * torch.finfo(v.dtype).eps * v.abs().max(), v, 0.0)
 
 
 def _padded(rows: list[Tensor], width: int) -> Array:
-    """Rows of increasing widths as one matrix, padded with zeros."""
+    """Join rows of increasing widths to one matrix, padded with zeros."""
     return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]).numpy()
 
 
 def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
-    """The codes near a code that have the same observation, by branch and bound on the signs; inactive signs first.
+    """Find the codes near a code with the same observation, by branch and bound on the signs, inactive signs first.
 
     Returns:
         The largest dimension of a cone, and an orthonormal basis of its span, (k, dimension). The dimension is -1 if no
-        cone of more than 0 was found and not all patterns were decided.
+        cone of positive dimension was found and some patterns remain undecided.
     """
     best, basis, decided = 0, np.zeros((k, 0)), True
     if around is None or not torch.isfinite(around.measured).all():
@@ -167,10 +167,10 @@ class _Pattern(NamedTuple):
 
     Attributes:
         around: f.
-        equal: rows that have to be zero, (., k + q): the triangular factor of ``measured``.
+        equal: rows r with r . w = 0, (., k + q): the triangular factor of ``measured``.
         expand: the map from d and the undecided e to w, (k + q, k + q - decided).
-        below: rows r with r . w <= 0, for all signs or by the decided ones.
-        decided: number of decided neurons.
+        below: rows r with r . w <= 0, under every sign pattern or because of the decided signs.
+        decided: the number of decided neurons.
     """
 
     around: KinkMap
@@ -180,7 +180,7 @@ class _Pattern(NamedTuple):
     decided: int
 
     def child(self, active: bool) -> _Pattern:
-        """The pattern with the next neuron active or inactive."""
+        """Return the pattern that also decides the next neuron, as active or inactive."""
         i, k = self.decided, len(self.around.measured) - len(self.around.pre)
         pre, expand = self.around.pre[i], np.delete(self.expand, k, axis=1)
         expand[k + i] = _product(pre[None], expand)[0] if active else 0.0
@@ -188,7 +188,7 @@ class _Pattern(NamedTuple):
         return self._replace(expand=expand, below=below, decided=i + 1)
 
     def relaxed(self) -> tuple[Array, list[bool]] | None:
-        """A basis of the span of the cone, and the signs of the next neuron to try; None if the program failed."""
+        """Compute a basis of the cone's span, and the signs to try for the next neuron; None if the program failed."""
         pre = self.around.pre[self.decided :]
         e = np.eye(len(self.expand))[len(self.expand) - len(pre) :]
         normals = _product(np.vstack([pre - e, -e, self.below]), self.expand)
@@ -208,7 +208,7 @@ class _Pattern(NamedTuple):
 
 
 def _product(rows: Array, expand: Array) -> Array:
-    """``rows`` times ``expand``, with rounded zeros replaced by 0.
+    """Multiply ``rows`` by ``expand``, and replace entries that are zero up to rounding by 0.
 
     The factor of a QR decomposition has errors of eps times the lengths of its columns, not of its entries.
     """

@@ -1,4 +1,4 @@
-"""Verdicts of codes with all that is known of them: identifiability, degrees of freedom, the shape of residuals."""
+"""Verdicts of codes from all diagnostics: identifiability, degrees of freedom and the shape of residuals."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from unrelu.result import Inversion
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime.array_types import Array, Flags, Index
 
-# Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
+# Errors that mean a numerical breakdown: from an LP solver, from linear algebra, or from overflow.
 BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
-    """The result with other codes, whose verdict is computed from them."""
+    """Replace the codes of a result, and compute the verdict from the new codes."""
     judged = Inversion.of(
         problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
         seconds=result.seconds, confidence=result.confidence, pool=result.pool,
@@ -34,9 +34,9 @@ def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
 def alone_after_breakdown(
     work: Callable[[Index], Inversion], problem: Problem, method: str, rows: Index | None = None
 ) -> Inversion:
-    """The result of ``work`` on the observations of a problem. After a numerical breakdown, each is worked on alone.
+    """Apply ``work`` to the observations of a problem; after a numerical breakdown, apply it to each one alone.
 
-    Those that break down alone are failures. An error of the user's callback is raised.
+    Observations that break down alone are failures. An error of the user's callback is raised.
     """
     rows = np.arange(problem.size) if rows is None else rows
     try:
@@ -52,9 +52,9 @@ def alone_after_breakdown(
 
 
 def diagnosed(result: Inversion) -> Inversion:
-    """Judge the codes by the degrees of freedom that they use, the shape of residuals and, of exact fits, uniqueness.
+    """Judge codes by their degrees of freedom, the shape of their residuals and, for exact fits, their uniqueness.
 
-    The uniqueness of other codes is computed when it is asked for.
+    For other codes, uniqueness is computed on demand.
     """
     problem = result.problem
     residual = problem.residual_of(result.reconstruction)
@@ -70,24 +70,24 @@ def diagnosed(result: Inversion) -> Inversion:
 
 
 def _local_uniqueness(result: Inversion, fits: Flags) -> LocalUniqueness:
-    """What is known of other codes near each code; ``fits`` says which fit exactly, (B,)."""
+    """Find out whether other codes near each code have the same observation; ``fits`` marks exact fits, (B,)."""
     problem = result.problem
     rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
     identifiable = free == 0
-    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+    # Where the rank is below k, sigma_min is 0, and only kinks can make a code unique.
     doubtful = np.flatnonzero(fits & identifiable & (rank == problem.network.latent_dim))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
     return LocalUniqueness(rank, free, identifiable)
 
 
 def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
-    r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
+    r"""Check whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
 
     If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
-    largest. But along a direction in which A G changes so little, a residual of up to 1e-8 max|y|, an exact fit, can
-    hide any step. The test uses the actual residual, not the tolerance: a fit to rounding errors determines codes down
-    to sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
-    The fraction is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+    largest. Along such a direction A G hardly changes: an exact fit allows a residual of up to 1e-8 max|y|, which can
+    hide any step. The test uses the actual residual, not the tolerance. A fit to rounding errors thus determines codes
+    down to sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed part of the
+    code. The fraction is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
 
     Residuals below the rounding errors of y and A G(z), even 0, are replaced by these errors.
     """
@@ -104,7 +104,7 @@ def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
 def _rounding(problem: Problem, z: Array, x: Array, rows: Index) -> Array:
     """Estimate the norms of the rounding errors of y and A G(z), (b,), at codes (b, k) with outputs x (b, n).
 
-    Errors of G can be much larger than those of y where terms cancel. They are estimated by evaluating G in the other
+    Where terms cancel, errors of G can be much larger than errors of y. They are estimated by evaluating G in the other
     precision, and scaled by the ratio of the precisions. Without known layers, they are not estimated.
     """
     network, double = problem.network, float(np.finfo(np.float64).eps)

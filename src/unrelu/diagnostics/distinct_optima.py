@@ -1,4 +1,4 @@
-"""The distinct local optima that a search found: the ends of its restarts, refined, compared and judged."""
+"""The distinct local optima that a search found: where its restarts ended, refined, compared and judged."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from unrelu.runtime.run_control import Control
 from unrelu.search.joint_search import JointSearch
 from unrelu.thresholds import SAME_OPTIMUM
 
-# Two codes are the same optimum up to the first distance, in working units, or of long codes in their root mean square.
-# Kinks end descents earlier, and nothing ends them along a flat direction. So codes that do not fit exactly are one
-# optimum if the objective rises by at most this share between them, and they are as near as the second distance, or
-# have equal objectives. Ends in one valley of trained ReLU decoders are up to .1 apart, with rises of up to 6e-5.
+# Two codes are the same optimum if they are closer than the first distance, in working units, or relative to the root
+# mean square of long codes. Kinks can end descents early, and along a flat direction descents end anywhere. Codes that
+# do not fit exactly are therefore one optimum if the objective rises by at most this share between them, and they are
+# closer than the second distance or have equal objectives. In one valley of trained ReLU decoders, descents end up to
+# .1 apart, with rises of up to 6e-5.
 _SAME, _VALLEY, _RISE = 1e-4, 0.1, 1e-4
 _BETWEEN = np.array([[0.25], [0.5], [0.75]])
 
 
 @computing()
 def distinct_optima(result: Inversion, seconds: float = math.inf) -> list[Optima] | None:
-    """The optima of each observation, of which the code of the result is one; None if that takes more seconds.
+    """Find the optima of each observation, including the code of the result; None if ``seconds`` do not suffice.
 
     Raises:
         InputError: the result was loaded without its network.
@@ -50,12 +51,12 @@ def distinct_optima(result: Inversion, seconds: float = math.inf) -> list[Optima
 
 
 def _of_one(stated: Problem, problem: Problem, z: Array, code: Array, norm: str) -> Optima:
-    """The optima of one observation.
+    """Find the distinct optima of one observation.
 
     Args:
         stated, problem: the problem in the user's units, and in working units.
-        z: its code and then the refined ends of restarts, (c, k).
-        code: its code in the user's units, (1, k).
+        z: the code, followed by the refined ends of restarts, (c, k).
+        code: the code in the user's units, (1, k).
         norm: the norm of objectives.
     """
     every = problem.part(np.zeros(len(z), dtype=np.int64))

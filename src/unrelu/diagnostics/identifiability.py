@@ -1,7 +1,7 @@
 """Whether the observation determines the code locally: rank, free directions, margin and error bound.
 
-This follows from the linear region of A G around the code: its Jacobian, its neurons at their kink, and its extent. If
-neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` is used.
+The answer follows from the linear region of A G around the code: its Jacobian, its neurons at their kink, and its
+extent. If neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` is used.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
 
-# Without known layers, a kink this near to z, relative to its size, counts as at z. There the second difference of an
-# output is above this share of its first one, and above that of a curvature of so many times its usual size.
+# Without known layers, a kink within this distance of z, relative to z, counts as at z. There the second difference of
+# an output exceeds this share of the first difference, and the second difference for 100 times the usual curvature.
 _STEP, _BENT, _CURVATURE = 1e-6, 1e-5, 100.0
-# In single precision, directions along which its error is measured, the size of a step relative to the code, and the
-# factor from the largest error seen to a bound: it fails with a probability of 10^-6 (10^1.5 for each of four).
+# The error in single precision: the number of directions along which it is measured, the step relative to the code, and
+# the factor from the largest error seen to a bound. The bound fails with probability 10^-6 (10^1.5 for each of four).
 _PROBES, _SHORT, _BOUND = 4, 1e-8, 10**1.5 * math.sqrt(2 / math.pi)
-# The least ratio of singular values for which the Gram matrix tells them to eight digits, and the least square of one.
+# The least ratio of singular values, and the least square of one, at which the Gram matrix yields eight digits.
 _GRAM_RATIO, _LEAST_SQUARE = 1e-4, 1e-200
 
 
@@ -46,7 +46,7 @@ class Identifiability:
     region of z. They say nothing about codes in other regions, which may also explain y.
 
     Values are scalars for one code and (B,) for a batch. Codes with entries or outputs that are not finite are not
-    identifiable: their rank and dimension are -1, their other numbers NaN. So are all if a Jacobian exceeds the memory.
+    identifiable: rank and dimension are -1, other numbers NaN. So are all codes if a Jacobian exceeds the memory.
 
     Attributes:
         rank: rank of A J, the active rank. Singular values below 1e-10 of the largest count as zero: at 1e-10,
@@ -80,12 +80,12 @@ class Identifiability:
 
     @computing()
     def directions(self, index: int = 0) -> Array:
-        """An orthonormal basis of the free directions of the flat code ``index``, (k, dimension); (k, 0) if unknown.
+        """Compute an orthonormal basis of the free directions of code ``index``, (k, dimension); (k, 0) if unknown.
 
-        A G is constant along them. At kinks the code can only move within a cone, and this is a basis of its span.
+        A G is constant along them. At kinks the code can only move within a cone, and the basis spans this cone.
 
         Raises:
-            IndexError: there is no code of this index.
+            IndexError: no code has this index.
         """
         z = np.atleast_2d(self._z)[[index]]
         free, k = int(np.atleast_1d(self.dimension)[index]), self._network.latent_dim
@@ -100,7 +100,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     """Say how far the output, or the measurement of it by ``operator``, determines each code.
 
     Args:
-        network: G. Of an opaque generator only the Jacobian is used, and there is no margin.
+        network: G. For an opaque generator, only the Jacobian is used, and there is no margin.
         z: a code or a batch of codes, ``(B, *latent_shape)``; for example ``r.z`` of a result.
         operator: A, as for :func:`unrelu.invert`, or ``r.problem.operator`` of a result. Pass masks as booleans, and a
             matrix of zeros and ones as a SciPy sparse matrix.
@@ -135,14 +135,14 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 def local_rank(
     network: Generator, z: Array, operator: Operator | None = None, bounds: Bounds | None = None
 ) -> tuple[Integers, Integers, Array]:
-    r"""Rank of A J, freedom and the smallest singular value at codes (B, k): (B,) each.
+    r"""Compute the rank of A J, the freedom and the smallest singular value at codes (B, k), (B,) each.
 
     All are unknown (-1, -1 and NaN) if the Jacobian of one code does not fit into the memory.
 
     The freedom is the dimension of the set of codes near z with the same observation A G(z). The code is identifiable
-    if it is 0. With J the Jacobian of the linear region of G at z, the freedom is k - rank A J. If neurons are at their
-    kink, several regions meet at z, and each pattern s of their signs has a Jacobian J_s. With K_s the derivatives of
-    their pre-activations, z can move in this region along the cone
+    if the freedom is 0. With J the Jacobian of the linear region of G at z, the freedom is k - rank A J. If neurons are
+    at their kink, several regions meet at z. Each pattern s of the neurons' signs has a Jacobian J_s and derivatives
+    K_s of their pre-activations. In this region, z can move along the cone
 
     .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}.
 
@@ -150,8 +150,8 @@ def local_rank(
     (unknown) if there are too many patterns to search and no cone was found. An active bound acts like a kink: the code
     can move to one side only. For a generator without known layers, see :func:`bent`.
 
-    The Jacobian of a large generator is computed in single precision first, see :func:`_full_rank`. Where that shows
-    rank k, a lower bound stands for the smallest singular value.
+    The Jacobian of a large generator is computed in single precision first, see :func:`_full_rank`. If that proves rank
+    k, a lower bound replaces the smallest singular value.
     """
     operator = IdentityOperator(network.output_shape) if operator is None else operator
     sigma = _full_rank(network, z, operator) if network.large else np.full(len(z), np.nan)
@@ -164,15 +164,15 @@ def local_rank(
 
 
 def _full_rank(network: Generator, z: Array, operator: Operator) -> Array:
-    r"""Lower bounds of sigma_min where single precision shows that A J has rank k at codes (B, k), (B,); else NaN.
+    r"""Bound sigma_min from below, (B,), where single precision shows that A J has rank k at codes (B, k); else NaN.
 
     Let E be the error of a Jacobian in single precision. Differences of A G in double precision give E d along Gaussian
-    directions d, and with c = 10^{1.5}
+    directions d. With c = 10^{1.5}, the bound
 
     .. math:: |E|_2 \le c \sqrt{2 / \pi} \max_{i \le 4} |E d_i|_2
 
-    but for a probability of c^{-4}. Singular values differ by at most |E|_2. Nothing is shown where regions with other
-    Jacobians meet.
+    fails with a probability of c^{-4}. Errors of singular values are at most |E|_2. Codes where regions with other
+    Jacobians meet get NaN.
 
     Source: Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011), lemma 4.1.
     """
@@ -212,10 +212,10 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(network: Generator, z: Array, operator: Operator | None, bounds: Bounds | None = None) -> Identifiability:
-    """What is known at codes (B, k), by computations in double precision and working units."""
+    """Examine codes (B, k), in double precision and working units."""
     usual, k = in_working_units(network, operator), z.shape[1]
     network, operator = usual.network.to(torch.float64, "cpu"), usual.operator
-    # Outward normals of the active bounds, zero elsewhere.
+    # Outward normals of the active bounds, zero for coordinates that are at no bound.
     outward = np.zeros((len(z), 0, k))
     if bounds is not None and not bounds.none:
         outward = np.eye(k) * bounds.active(z)[:, :, None]
@@ -237,9 +237,9 @@ def _examined(network: Generator, z: Array, operator: Operator | None, bounds: B
 
 
 def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> tuple[int, Array]:
-    """The dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span.
+    """Compute the dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span.
 
-    At a kink of a generator without known layers, only a rank of k of the entries without a kink decides.
+    Without known layers, the dimension at a kink is 0 if the entries without a kink have rank k, else unknown (-1).
     """
     k = z.shape[1]
     if isinstance(network, Network):
@@ -251,9 +251,9 @@ def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) ->
 
 
 def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
-    """Which entries of A G have a kink at a code (1, k), (m,), by their second differences, whatever bends there.
+    """Find the entries of A G with a kink at a code (1, k), (m,), by second differences, whatever causes the kink.
 
-    Where the code is at an end of the domain, the differences are those beside it, as nothing is known beyond.
+    For a code at an end of the domain, differences are taken just inside, as nothing is known beyond.
     """
     step = torch.randn(z.shape, generator=torch_stream("steps across kinks"), dtype=z.dtype)
     step *= _STEP * max(1.0, float(z.abs().max())) / step.norm()
@@ -264,7 +264,7 @@ def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
         here, ahead, behind = (operator.forward(network.forward(code))[0] for code in (z, z + step, z - step))
         usual = operator.forward(torch.tensor(network.typical_outputs, dtype=z.dtype)).abs().mean(dim=0)
     second, first = (ahead + behind - 2 * here).abs(), (ahead - behind).abs()
-    # Written so that NaN counts as bent.
+    # This form counts NaN as a kink.
     return ~(second <= torch.maximum(_BENT * first, _CURVATURE * _STEP**2 * usual)).numpy()
 
 
@@ -276,7 +276,7 @@ class LinearRegions(NamedTuple):
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m); NaN where G(z) is not finite.
-        margin: (B,); NaN if it is not known.
+        margin: the distance to the nearest other region, (B,); NaN if unknown.
         kinked: whether a neuron is at its kink, (B,).
         several: whether regions with other Jacobians meet at z, so that rank k does not exclude other codes, (B,).
     """
@@ -288,18 +288,19 @@ class LinearRegions(NamedTuple):
 
 
 def affine(network: Generator) -> bool:
-    """Whether G is known to be affine on each of its linear regions: its layers are known, without sigmoid and tanh."""
+    """Check whether G is known to be affine on each linear region: known layers, without sigmoid and tanh."""
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
 def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearRegions:
-    r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
+    r"""Compute the Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
-    A pre-activation u_j is affine in z as long as no earlier neuron changes its sign. So all signs stay the same within
+    A pre-activation u_j is affine in z as long as no earlier neuron changes its sign. All signs therefore stay the same
+    within the distance
 
     .. math:: \min_j |u_j| / |\nabla u_j|_2
 
-    of z, where j runs over the neurons with a kink. After a sigmoid or tanh, u_j is not affine and the radius unknown.
+    of z, where j runs over the neurons with a kink. After a sigmoid or tanh, u_j is not affine: the radius is unknown.
     """
     (batch, k), several = z.shape, _meeting(network, z, operator).numpy()
     if not isinstance(network, Network):
@@ -318,7 +319,7 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
 
 
 def _layers_at(network: Network, z: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor, Tensor]]:
-    """Yield each layer with its pre-activations and outputs at codes z, and which neurons are at their kink."""
+    """Yield each layer with its pre-activations and outputs at codes z, and mark the neurons at their kink."""
     x = z
     for layer in network.layers:
         u = layer.affine.apply(x)
@@ -328,7 +329,7 @@ def _layers_at(network: Network, z: Tensor) -> Iterator[tuple[Layer, Tensor, Ten
 
 
 def _meeting(network: Generator, z: Tensor, operator: Operator) -> Tensor:
-    """Whether regions with other Jacobians of A G meet at codes z, (B,): see :class:`LinearRegions`."""
+    """Check whether regions with other Jacobians of A G meet at codes z, (B,); see :class:`LinearRegions`."""
     if not isinstance(network, Network):
         return torch.tensor([bool(bent(network, z[[i]], operator.take(np.array([i]))).any()) for i in range(len(z))])
     kinked = torch.stack([kinks.any(dim=1) for _, _, _, kinks in _layers_at(network, z)])
@@ -336,23 +337,23 @@ def _meeting(network: Generator, z: Tensor, operator: Operator) -> Tensor:
 
 
 def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
-    """The transposed Jacobian of A G, NaN where G(z) = x is not finite."""
+    """Return the transposed Jacobian of A G, NaN where G(z) = x is not finite."""
     measured = operator.linearize(x, tangents)[1]
     finite = torch.isfinite(x).all(dim=1)
     return measured if finite.all() else torch.where(finite[:, None, None], measured, torch.nan)
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
-    """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite.
+    """Compute the least of k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite.
 
-    They are those of the Gram matrix if it is well-conditioned, else of the triangular factor.
+    The singular values come from the Gram matrix if it is well-conditioned, else from the triangular factor.
     """
     batch, k, m = tangents.shape
     gram = tangents @ tangents.mT
     finite = torch.isfinite(gram).flatten(1).all(dim=1)
     squares = torch.linalg.eigvalsh(torch.where(finite[:, None, None], gram, 0.0)).flip(1)
     values = squares.clamp_min(0).sqrt()[:, : min(k, m)]
-    # Written so that what overflows or underflows is near.
+    # This form counts values that overflow or underflow as near.
     near = ~((values[:, -1:] > _GRAM_RATIO * values[:, :1]) & (squares[:, :1] > _LEAST_SQUARE)).all(dim=1)
     known = torch.ones_like(near)
     known[near] = torch.isfinite(tangents[near]).flatten(1).all(dim=1)
@@ -363,10 +364,10 @@ def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
-    """The distance that z can move before a neuron of the layer reaches its kink, (B,)."""
+    """Compute how far z can move before a neuron of the layer reaches its kink, (B,)."""
     bent = torch.from_numpy(layer.activation.kinks(layer.n_out)) & (not _curved(layer))
     far = u.abs() / torch.linalg.vector_norm(slopes, dim=1)
-    # 0 / 0: the neuron is at its kink, and stays there.
+    # 0 / 0 means that the neuron is at its kink and stays there.
     return torch.where(bent & ~far.isnan(), far, torch.inf).amin(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""The result of a method, as its caller sees it: codes with their verdict in words, pictures, files and tables."""
+"""The result of a method as its caller sees it: codes with a verdict in words, pictures, files and tables."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
     from unrelu.display.observation_figure import ObservationFigure
 
-# Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
+# The columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
-# The seconds that printing spends on other optima.
+# The time limit, in seconds, for the search for other optima while printing.
 _PATIENCE = 1.0
-# The most bounds that are named, and the most parts of an output.
+# The largest number of bounds that are printed by name, and of parts of an output.
 _NAMED, _NAMED_PARTS = 5, 8
 
 
@@ -56,44 +56,44 @@ class Inversion(JudgedCodes):
     r"""Latent codes for one observation or a batch.
 
     All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch. ``print(r)`` prints the
-    verdict in words. ``r[i]`` is the result of observation i; a slice, a boolean mask or an array of indices gives the
-    result of several. ``len(r)`` and iteration work for a batch.
+    verdict in words. ``r[i]`` is the result for observation i. A slice, a boolean mask or an array of indices selects
+    the results for several. ``len(r)`` and iteration work for a batch.
 
     Attributes:
         z: codes, ``latent_shape`` or ``(B, *latent_shape)``. NaN for an observation not reached before a limit.
         reconstruction: G(z), in the network's output shape.
-        fun: the objective at z, in ``norm``, with the prior. In l2 it is :math:`|r|_2^2` where all errors have one size
-            S, stated as a number or as an array of equal entries: chi-square is ``fun / S**2``. Where sizes differ or
-            errors are correlated, residuals are whitened, and it is chi-square; for counts it is the deviance.
+        fun: the objective at z, in ``norm``, with the prior. In l2 it is :math:`|r|_2^2` if all errors have one size S,
+            stated as a number or as an array of equal entries; chi-square is then ``fun / S**2``. If sizes differ or
+            errors are correlated, residuals are whitened, and ``fun`` is chi-square. For counts it is the deviance.
         success: whether the answer can be relied on. With stated noise, the code must explain y: p_value >= 0.01.
-            Without, it must fit exactly; or confidence >= 0.99, y may have noise (outputs without a least value, or
-            entries out of their range), y is explained better than white noise would be
-            (:func:`~unrelu.diagnostics._goodness_of_fit.chance`), and the residual is not an outlier of the batch.
+            Without, the code must fit exactly, or all of these hold: confidence >= 0.99; y may have noise (outputs
+            without a least value, or entries out of their range); y is explained better than white noise would be
+            (:func:`~unrelu.diagnostics._goodness_of_fit.chance`); and the residual is not an outlier of the batch.
         p_value: goodness of fit: the probability that the stated noise leaves a residual at least as unlikely as z's,
             by its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
             taken into account (:mod:`unrelu.diagnostics._goodness_of_fit`). NaN without stated noise or without a code;
             1 for an exact fit if the noise is below the rounding errors of y.
-        p_size, p_largest, p_structure: the p-values of the three tests by themselves. That of the size is one-sided,
-            :math:`P(\chi^2_{m - u} \ge \chi^2)` for Gaussian noise. ``p_value`` is that of the least of them, weighted
-            .45, .45 and .1, so it may be less than the first. NaN for a test that was not made: the last two need
+        p_size, p_largest, p_structure: the p-values of the three tests. The test of the size is one-sided,
+            :math:`P(\chi^2_{m - u} \ge \chi^2)` for Gaussian noise. ``p_value`` is the p-value of the least of them,
+            weighted .45, .45 and .1, so it may be less than p_size. NaN for a test that was not made: the last two need
             Gaussian noise.
-        confidence: the probability that no code within the bounds, or, where there are none, up to a length of
-            :math:`10 \sqrt k` or that of z if it is longer (option ``radius`` of "auto"), has an objective more than 1%
-            lower. It follows from where descents from independent starts ended (:mod:`unrelu.search.confidence`). How
-            far their agreement can be trusted is learned on this generator, by simulation
-            (:mod:`unrelu.search.learned_prior`) or by :func:`unrelu.calibrate`; if it is not learned, the confidence
-            stays below 0.99. 1 for an exact fit without a prior; NaN in l1 and linf, for methods that do not search,
-            and without a code.
+        confidence: the probability that no code has an objective more than 1% lower. It is about codes within the
+            bounds or, without bounds, up to the length :math:`10 \sqrt k` or that of z if it is longer (option
+            ``radius`` of "auto"). It follows from where descents from independent starts ended
+            (:mod:`unrelu.search.confidence`). How far to trust their agreement is learned on this generator, by
+            simulation (:mod:`unrelu.search.learned_prior`) or by :func:`unrelu.calibrate`. Without learning, the
+            confidence stays below 0.99. 1 for an exact fit without a prior; NaN in l1 and linf, for methods that do not
+            search, and without a code.
         verdict: the status of each observation, or an :class:`~unrelu.result.Ending` that says more.
         message: the meaning of the status, with the numbers that decided it.
         nit: iterations (linear programs, Newton or gradient steps).
-        seconds: wall time of each observation; an equal share of the time of those that were inverted together.
+        seconds: wall time of each observation; observations inverted together share their time equally.
         method: the method's name.
-        freedom: the dimension of the set of codes near z that fit equally well, if the fit is exact and the dimension
-            could be determined; else -1. At kinks it is the largest dimension over the sign patterns that
-            meet there, a lower bound if there are more than 256.
-        rank: the rank of A J, J the Jacobian of G at z; -1 without a code. It and ``identifiable`` are computed when
-            the verdict needs them, or when they are asked for.
+        freedom: the dimension of the set of codes near z that fit equally well; -1 if the fit is not exact or the
+            dimension could not be determined. At kinks it is the largest dimension over the sign patterns that meet
+            there, a lower bound if there are more than 256.
+        rank: the rank of A J, with J the Jacobian of G at z; -1 without a code. Both ``rank`` and ``identifiable`` are
+            computed when the verdict needs them, or on demand.
         identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
@@ -102,8 +102,8 @@ class Inversion(JudgedCodes):
         norm: the norm of ``fun``: "l2", "l1", "linf" or "huber" (:mod:`unrelu.measurements.objectives`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
         ended: how the method ended, (B,), before the residual was judged.
-        restarts: where the restarts of each observation ended, (B,), an array (c, k) for each, not refined.
-        find_optima: computes :attr:`optima` within some seconds.
+        restarts: the ends of each observation's restarts, (B,), each an array (c, k), not refined.
+        find_optima: computes :attr:`optima` within a time limit in seconds.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -146,7 +146,7 @@ class Inversion(JudgedCodes):
         return thumbnails(self._panels(rows, outputs, [""] * len(rows)), rows) if len(rows) else []
 
     def _entries(self, noise: str) -> list[tuple[str, str]]:
-        """The lines about one observation, as names and texts."""
+        """Return the printed lines about one observation, as names and texts."""
         problem, network, z = self.problem, self.problem.names, self._codes[0]
         names, fixed = [network.name_of(j) for j in range(len(z))], problem.bounds.fixed
         held = [f"{names[j]} = {value:.5g}" for j, value in enumerate(network.parameters_of(z)) if fixed[j]]
@@ -210,7 +210,7 @@ class Inversion(JudgedCodes):
         return data_frame(self._columns(), np.arange(self.problem.size), *((names, values) if codes else ()))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns of the verdict, (B,) each."""
+        """Return the columns of the verdict, (B,) each."""
         batch = self.batched()
         batch["status"] = np.array([status.name for status in batch["status"]], dtype=object)
         batch["residual"] = self._differences(self._norm)
@@ -224,10 +224,10 @@ class Inversion(JudgedCodes):
         return self.problem.bounds.active(self._codes).reshape(self.z.shape)
 
     def laplace(self) -> Laplace:
-        """How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
+        """Estimate how far the truth can be from z under the stated noise, by standard deviations in z's linear region.
 
-        It is local, and says whether it holds around z (:mod:`unrelu.result.laplace_approximation`). The time is that
-        of a Jacobian, k derivatives of G, and some 800 evaluations of G for each code.
+        The estimate is local. It says whether it holds around z (:mod:`unrelu.result.laplace_approximation`). For each
+        code it takes one Jacobian (k derivatives of G) and some 800 evaluations of G.
 
         Returns:
             A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.
@@ -248,8 +248,8 @@ class Inversion(JudgedCodes):
     def optima(self) -> Any:
         """The distinct local optima that "auto" found, best first: an :class:`~unrelu.result.optima.Optima`.
 
-        Of a batch, it is a tuple of them. z is one of them; the others are where restarts ended, refined at the first
-        access. An exact fit ends a search early: ``restarts=50`` makes more restarts. Other methods have z alone.
+        For a batch, it is a tuple of these. One optimum is z. The others are ends of restarts, refined at the first
+        access. An exact fit ends a search early; ``restarts=50`` makes more restarts. Other methods have only z.
 
         Raises:
             InputError: the result was loaded without its network, or is not from :func:`unrelu.invert`.
@@ -269,10 +269,10 @@ class Inversion(JudgedCodes):
         return found[0] if self.problem.single else tuple(found)
 
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
-        """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
+        """Recompute the residual ``|y - A G(z)|`` from z, in "l2", "l1" or "linf", in the units of y: a float, or (B,).
 
-        ``part`` takes the observed entries of one named part of the output (:meth:`unrelu.Generator.with_parts`);
-        without any, the residual is NaN.
+        ``part`` selects the observed entries of one named part of the output (:meth:`unrelu.Generator.with_parts`). If
+        there are none, the residual is NaN.
 
         Raises:
             InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
@@ -288,15 +288,15 @@ class Inversion(JudgedCodes):
 
     @property
     def _norm(self) -> str:
-        """The norm in which residuals are printed: l2 for the Huber loss."""
+        """The norm in which residuals are printed; l2 for the Huber loss."""
         return self.norm if self.norm in ("l1", "linf") else "l2"
 
     def _differences(self, norm: str) -> Array:
-        """``|y - A G(z)|`` from the reconstructions, (B,)."""
+        """Compute ``|y - A G(z)|`` from the reconstructions, (B,)."""
         return norms(self.problem.differences_of(self.batched()["reconstruction"]), norm)
 
     def _other_optima(self) -> str:
-        """The best other optimum that explains the only observation, and how many more do; empty for none."""
+        """Describe the best other optimum that explains the only observation, and count the rest; empty if none."""
         known = len(self.restarts[0]) and not isinstance(self.problem.network, AbsentGenerator)
         if known and self.find_optima and "optima" not in vars(self):
             if (found := self.find_optima(self, _PATIENCE)) is None:
@@ -310,13 +310,13 @@ class Inversion(JudgedCodes):
         return f"another one explains y as well: {fit}at {self._code_text(others[0].z.ravel())}{more}; see r.optima"
 
     def _code_text(self, z: Array) -> str:
-        """A code, (k,), in words, its coordinates by name where they have names."""
+        """Format a code, (k,), with the names of coordinates that have one."""
         names, values = self.problem.names, self.problem.names.parameters_of(z)
         own = {name: float(value) for name, value in zip(names.coordinate_names, values, strict=False) if name}
         return code_text(z, [names.name_of(j) for j in range(len(z))], own)
 
     def _by_part(self, unit: str) -> str:
-        """The root mean square of the residual in each observed part of one observation, in units of stated noise.
+        """Format the residual's root mean square in each observed part of one observation, in units of stated noise.
 
         Empty if the output has no named parts, a matrix or function mixed them, or the stated noise has no size.
         """
@@ -333,7 +333,7 @@ class Inversion(JudgedCodes):
         return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
 
     def _explained(self) -> str:
-        """What can be said of the fit of one observation whose noise is not stated."""
+        """Describe the fit of one observation whose noise is not stated."""
         text, size = "no noise was stated, so there is no p-value", float(np.square(self.problem.y[0]).sum())
         if self.status in (Status.EXACT_FIT, Status.NOT_UNIQUE) or not size:
             return text
@@ -341,13 +341,13 @@ class Inversion(JudgedCodes):
         return f"{text}: the code explains {part} of |y|^2, and nothing is known of the rest"
 
     def _explained_shares(self) -> Array:
-        """The share of |y|^2 that each code explains, (B,)."""
+        """Compute the share of |y|^2 that each code explains, (B,)."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             unexplained = np.square(self._differences("l2")) / np.square(self.problem.y).sum(axis=1)
         return np.asarray(np.maximum(1 - unexplained, 0.0))
 
     def _chi_square(self) -> str:
-        """Chi-square of one observation under Gaussian noise, its degrees of freedom and its own p-value in words."""
+        """Format chi-square for one observation under Gaussian noise, its degrees of freedom and its own p-value."""
         level, left = self.problem.noise.dispersion_parameter, float(self.problem.observed[0] - self.used)
         if self.problem.noise.likelihood is not None or not level > 0:
             return ""

@@ -1,4 +1,4 @@
-"""Codes and their verdict, which is computed from the codes alone."""
+"""Codes and their verdict. The verdict depends on the codes alone."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import number
 from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
 
-# Codes seem to have another scale if outputs of N(0, I) are so many times as large as y, or as small.
+# Codes seem to have another scale if outputs of N(0, I) are this many times as large as y, or as small.
 _UNUSUAL = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JudgedCodes(Answers):
-    """Codes of a problem and their verdict; the attributes are those of :class:`~unrelu.Inversion`."""
+    """Codes of a problem and their verdict; :class:`~unrelu.Inversion` documents the attributes."""
 
     z: Array
     reconstruction: Array
@@ -89,22 +89,22 @@ class JudgedCodes(Answers):
         """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
 
         A verdict from the residual (exact fit, fit to the stated noise, misfit) overrides the ``status`` that is passed
-        in. If a method passes one of these itself, CONVERGED is used in its place. :func:`unrelu.invert` judges once
+        in. If a method passes one of these itself, CONVERGED replaces it. :func:`unrelu.invert` judges the codes once
         more, with the degrees of freedom that the fit used up.
 
         Args:
             problem: the problem that was solved.
-            z: codes, (B, k) or ``(B, *latent_shape)``; those with NaN are failures.
+            z: codes, (B, k) or ``(B, *latent_shape)``; codes with NaN are failures.
             method: a name to report.
             status: how the method ended, one for all or (B,); an :class:`~unrelu.result.Ending` says more.
             nit: iterations, one number or (B,).
-            norm: the norm that the method minimises, if it is not the problem's.
+            norm: the norm that the method minimises, if it is not the problem's norm.
             confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
                 method that searches.
-            seconds: wall time of each observation, (B,); None shares the time so far equally.
-            pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
+            seconds: wall time of each observation, (B,); None divides the time so far equally.
+            pool: whether to estimate the noise level from the residuals of the batch if none is stated. Residuals that
                 are too large for it are outliers (:func:`~unrelu.result.residual_tests.too_large`).
-            restarts: where the restarts of each observation ended, (c, k) each, for a method that searches.
+            restarts: the ends of each observation's restarts, (c, k) each, for a method that searches.
 
         Raises:
             InputError: z has another shape.
@@ -161,8 +161,8 @@ class JudgedCodes(Answers):
             freedom: the dimension of the solution set of each exact fit, (B,); -1 if unknown.
             uniqueness: the rank of A J at each code, and whether it is identifiable.
             used: the degrees of freedom that the fit used up, (B,).
-            shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN for no test.
-            chance: without stated noise, the probability that white noise is explained as well as y, (B,).
+            shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN if not tested.
+            chance: without stated noise, the probability that a fit explains white noise as well as y, (B,).
             jacobians: yields Jacobians of A G, for noise whose p-value depends on them
                 (:class:`~unrelu.measurements.Fit`).
         """
@@ -209,10 +209,10 @@ class JudgedCodes(Answers):
         return replace(judged, message=np.array(messages, dtype=object))
 
     def message_for(self, i: int, factor: float, excessive: bool) -> str:
-        """The meaning of an observation's status, with the number that decided it.
+        """Explain an observation's status, with the number that decided it.
 
-        ``factor`` is by how much an outlier is above the batch's noise level; ``excessive`` says that the stated noise
-        is too large for the residual.
+        ``factor`` is an outlier's residual, as a multiple of the batch's noise level; ``excessive`` says that the
+        stated noise is too large for the residual.
         """
         verdict, ended = self.verdict[i], self.ended[i]
         text = message_of(verdict, *(getattr(self, name)[i] for name in TELLING))
@@ -229,29 +229,29 @@ class JudgedCodes(Answers):
 
     @cached_property
     def status(self) -> Any:
-        """One :class:`Status` for each observation: how it ended, and what to do next."""
+        """The :class:`Status` of each observation: how it ended, and what to do next."""
         return np.frompyfunc(status_of, 1, 1)(self.verdict)
 
     @property
     def rank(self) -> Any:
-        """The rank of A J, J the Jacobian of G at z, computed when it is asked for; -1 without a code."""
+        """The rank of A J, with J the Jacobian of G at z, computed on demand; -1 without a code."""
         return self._each(self.uniqueness.known.rank)
 
     @property
     def identifiable(self) -> Any:
-        """Whether no other code near z has the same A G(z), computed when it is asked for."""
+        """Whether no other code near z has the same A G(z), computed on demand."""
         return self._each(self.uniqueness.known.identifiable)
 
     # --- on the way to the caller -------------------------------------------------------------------------------------
 
     def measured_in(self, norm: str) -> Self:
-        """The same codes with ``fun`` in this norm."""
+        """Return the same codes with ``fun`` in this norm."""
         residual = self.problem.residual_of(self.reconstruction)
         return replace(self, fun=self.problem.objective_of(residual, self._codes, norm), norm=norm)
 
     @flush_subnormals(False)
     def in_units_of(self, problem: Problem) -> Self:
-        """The same result for ``problem``; this one is for its :meth:`~unrelu.problem.Problem.equilibrated` form."""
+        """Convert this result, for the :meth:`~unrelu.problem.Problem.equilibrated` form, to ``problem`` itself."""
         units = self.problem.units
         if self.problem is problem:
             return self
@@ -263,7 +263,7 @@ class JudgedCodes(Answers):
 
     @classmethod
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:
-        """Join the results of the observations of a batch, in order."""
+        """Join the results of parts of a batch, in order."""
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in _PER_OBSERVATION
@@ -274,15 +274,15 @@ class JudgedCodes(Answers):
 
     @classmethod
     def failed(cls, problem: Problem, method: str, why: str) -> Self:
-        """A result without codes, for observations on which a method broke down, with the reason."""
+        """Make a result without codes, for observations on which a method broke down, with the reason."""
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         lost = cls.of(problem, z, method=method, status=Status.ERROR)
         return replace(lost, message=np.full(problem.size, f"could not be inverted: {why}", dtype=object))
 
     def shaped(self) -> Self:
-        """The result for the caller: codes in their shape, and no batch axis if y was one observation without it.
+        """Convert to the caller's shapes: shaped codes, and no batch axis if y was one observation without it.
 
-        Methods work with flat codes, (B, k), and so does all that comes before this call.
+        Before this call, methods and all other functions work with flat codes, (B, k).
         """
         z = self.problem.network.shaped(self._codes)
         shaped = self if z.shape == self.z.shape else replace(self, z=z)
@@ -292,7 +292,7 @@ class JudgedCodes(Answers):
 
     @property
     def _codes(self) -> Array:
-        """The codes of the batch, flat, (B, k)."""
+        """The flattened codes of the batch, (B, k)."""
         return self.z.reshape(self.problem.size, self.problem.network.latent_dim)
 
     @property
@@ -300,7 +300,7 @@ class JudgedCodes(Answers):
         return self._codes[0] if self.problem.single else self._codes
 
     def batched(self) -> dict[str, Any]:
-        """The attributes with an entry for each observation, with a batch axis."""
+        """Return the attributes with an entry for each observation, always with a batch axis."""
         columns = {name: getattr(self, name) for name in (*_SHOWN, "rank", "identifiable", "status")}
         if self.problem.single:
             texts = ("verdict", "message", "status")
@@ -314,7 +314,7 @@ class JudgedCodes(Answers):
 
 
 def _scale_hint(problem: Problem, i: int) -> str:
-    """The beginning of a message about an observation whose codes seem to have another scale; else empty."""
+    """Return the beginning of a message if an observation's codes seem to have another scale; else an empty text."""
     size, typical = float(np.linalg.norm(problem.y[i])), problem.network.typical_outputs
     if not size or not (problem.bounds.none and problem.units.latent is None and problem.normal is None):
         return ""
@@ -326,7 +326,7 @@ def _scale_hint(problem: Problem, i: int) -> str:
     return f"outputs of codes from N(0, I) are {times} as y: state the scale of codes by bounds= or prior=; "
 
 
-# The attributes with an entry for each observation, and those of them that are shaped for the caller.
+# The attributes with an entry for each observation; those among them whose values are shaped for the caller.
 _PER_OBSERVATION = [
     f.name for f in fields(JudgedCodes) if f.name not in ("method", "problem", "options", "find_optima", "norm", "pool")
 ]

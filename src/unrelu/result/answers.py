@@ -22,26 +22,26 @@ from unrelu.runtime.words import count
 if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
 
-# Makes panels (ObservationPanels) of what is drawn as the outputs of observations, (b, *output_shape).
+# Makes panels (ObservationPanels) for arrays to be drawn as the outputs of observations, (b, *output_shape).
 Panels = Callable[[Array], "ObservationPanels"]
-# The most observations that are drawn by default.
+# The number of observations drawn by default.
 DRAWN = 8
 
 
 class Answers:
-    """The answers to the observations of a problem, or to its only one, which has no batch axis.
+    """The answers to a batch of observations, or to a single observation, without a batch axis.
 
-    ``print`` says what was found. An index gives the answer to one observation; a slice, a boolean mask (B,) or an
-    array of indices gives those to several.
+    ``print`` says what was found. An index selects the answer to one observation. A slice, a boolean mask (B,) or an
+    array of indices selects several answers.
     """
 
     problem: Problem
-    # What messages call it: the kind, a variable, and two of its attributes.
+    # Names for messages: the kind of answer, a variable, and two of its attributes.
     _called: ClassVar[tuple[str, str, str]]
 
-    # Both define: the answers to some observations, or to a single one without a batch axis; what is printed, in a
-    # notebook with pictures; the text beside the pictures of an observation; the figure of some observations, which
-    # its title names, of panels and a place in outputs; the codes, with a last axis of k coordinates; the file.
+    # Subclasses define these. _part: answers to some observations, or to one without a batch axis. _printed: the text
+    # to print, in a notebook with pictures. _label: the text beside an observation's pictures. _figure: a figure, given
+    # observations, words for the title, panels and a slice of outputs. _write: write the file. _flat: codes, (..., k).
     _part: Callable[[Index, bool], Self]
     _printed: Callable[[bool], Printed]
     _label: Callable[[int], str]
@@ -60,14 +60,14 @@ class Answers:
         return self.problem.size
 
     def __bool__(self) -> bool:
-        """Whether there is any observation; ``status`` says what was found."""
+        """Check whether there is any observation; ``status`` says what was found."""
         return self.problem.size > 0
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> Self:
-        """The answer to one observation, or to several by a slice, a boolean mask (B,) or an array of indices.
+        """Select the answer to one observation, or several by a slice, a boolean mask (B,) or an array of indices.
 
         Raises:
             TypeError: this is the answer to one observation, without a batch axis.
@@ -84,22 +84,22 @@ class Answers:
         return self._part(np.atleast_1d(chosen), not chosen.ndim)
 
     def _problem_of(self, rows: Index, single: bool) -> Problem:
-        """The problem of some observations."""
+        """Return the problem restricted to some observations."""
         return replace(self.problem.part(rows), single=single)
 
     def _each(self, values: Any) -> Any:
-        """Values of the batch, or that of the one observation."""
+        """Return the values of the batch, or the one value of a single observation."""
         first = values[0] if self.problem.single else values
         return first.item() if isinstance(first, np.generic) else first
 
     # --- printing and pictures ----------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        """What was found, in at most 15 lines."""
+        """Say what was found, in at most 15 lines."""
         return str(self._printed(False))
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
+        """Return the same text as HTML for notebooks, with pictures."""
         return self._printed(True).html()
 
     def plot(
@@ -109,21 +109,21 @@ class Answers:
         shape: tuple[int, ...] | None = None,
         part: str | None = None,
     ) -> ObservationFigure:
-        """Draw observations and answers, a row for each observation, with common scales.
+        """Draw observations and answers, one row for each observation, with common scales.
 
-        Of a result, the reconstruction and the residual are drawn. Of a posterior, it is the mean, the standard
-        deviation and four draws of G(z), by up to 1,000 evenly spaced draws; curves have a band of 90% intervals.
+        A result is drawn as reconstruction and residual. A posterior is drawn as mean, standard deviation and four
+        draws of G(z), from up to 1,000 evenly spaced draws; curves have a band of 90% intervals.
 
-        Black and white are the ends of the generator's own range: those of a sigmoid or tanh at its end, of the scale
-        of pictures that its outputs are on, or the least and the largest of typical outputs.
+        Black and white are the ends of the generator's range. The range is known for a final sigmoid or tanh, and for a
+        scale of pictures. Otherwise it goes from the least to the largest of typical outputs.
 
-        Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. So are flat ones with a square number of entries
-        that vary as in a picture. All others are curves. Hidden entries stay blank. The colours of residuals are
-        symmetric about 0.
+        Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. Flat outputs are drawn as pictures if the number
+        of entries is a square and they vary as in a picture. All others are curves. Hidden entries stay blank. The
+        colours of residuals are symmetric about 0.
 
         Args:
             observations: an index or several; None for the first ones.
-            max_observations: the most rows; further observations are not drawn.
+            max_observations: the largest number of rows; further observations are not drawn.
             shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
             part: the named part of the output to draw (:meth:`unrelu.Generator.with_parts`); None draws all of it.
 
@@ -132,8 +132,8 @@ class Answers:
 
         Raises:
             OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
-            InputError: the part is unknown, or a matrix or function mixed the parts; or the answers are a posterior
-                that was loaded without its network.
+            InputError: the part is unknown; a matrix or function mixed the parts; or a posterior was loaded without its
+                network.
             IndexError: there is no such observation.
 
         >>> import unrelu
@@ -153,10 +153,10 @@ class Answers:
         return self._figure(rows, of if part is None else f"{part}, {of}", panels, place)
 
     def _place(self, part: str) -> slice:
-        """Where a named part is in the output.
+        """Find the entries of a named part in the output.
 
         Raises:
-            InputError: it is unknown, or a matrix or function mixed the parts.
+            InputError: the part is unknown, or a matrix or function mixed the parts.
         """
         problem = self.problem.stated
         places = problem.names.places if problem.operator.output_shaped else {}
@@ -168,12 +168,12 @@ class Answers:
     def _panels(
         self, rows: Index, outputs: Array, labels: Sequence[str], shape: Any = None, part: str | None = None
     ) -> ObservationPanels:
-        """What is drawn of some observations, without whitening.
+        """Collect the panels of some observations, without whitening.
 
         Args:
             rows: the observations.
-            outputs: what is drawn as the output of each, (b, *output_shape).
-            labels: the text beside each.
+            outputs: the outputs to draw, (b, *output_shape).
+            labels: the text beside each observation.
             shape: the shape in which outputs are drawn, (n,) for curves; None uses their own shape.
             part: the named part of the output that is drawn; None draws all of it.
 
@@ -209,9 +209,9 @@ class Answers:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The coordinates of z by name, each a number or (B,), of a posterior (chain, draw); z0, z1, ... without names.
+        """The coordinates of z by name, or z0, z1, ...: each a number, (B,), or (chain, draw) for a posterior.
 
-        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
+        A nuisance parameter (:func:`unrelu.extend`) replaces its coordinate.
         """
         names = self.problem.names
         columns = np.moveaxis(names.parameters_of(self._flat), -1, 0)
@@ -220,9 +220,10 @@ class Answers:
     def save(self, path: str | Path) -> None:
         """Write a ``.npz`` file, which :func:`unrelu.load_result` or :func:`unrelu.load_posterior` reads.
 
-        The file contains codes, reconstructions and the verdict, or draws with their log-likelihoods and modes; y,
-        noise, bounds, prior, operator, options, the version, the network's fingerprint and a digest. Nothing is
-        pickled. The file appears complete or not at all. For a measurement given as code, A G(z) at codes is written.
+        The file contains codes, reconstructions and the verdict, or draws with their log-likelihoods and modes. It also
+        contains y, noise, bounds, prior, operator, options, the version, the network's fingerprint and a digest.
+        Nothing is pickled. The file appears complete or not at all. A measurement given as code is saved as A G(z) at
+        codes.
 
         Raises:
             InputError: the suffix is not .npz, the folder does not exist, or a posterior was loaded without its

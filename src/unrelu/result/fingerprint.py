@@ -1,4 +1,4 @@
-"""Hashes of networks and operators. Files contain them, so that numbers are not used with another network."""
+"""Hashes of networks and operators. Files contain them, which keeps numbers from being used with another network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrelu.models.generator import Generator
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
-# The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each.
+# The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each output.
 _CODES, _OUTPUTS = 2, 64
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
@@ -56,11 +56,11 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, Operator) and not (
         is_dataclass(type(value)) and type(value).__module__.startswith("unrelu.")
     ):
-        # The image of a vector stands for code, also a user's, without the last digits, in which machines differ.
+        # The image of a vector identifies code, also a user's. Its last digits differ between machines and are dropped.
         image = value.values(stream("fingerprint").standard_normal((1, value.n)))[0]
         yield from _parts((value.shape, [f"{number:.6e}" for number in image]))
     elif isinstance(value, OpaqueNetwork):
-        # Outputs stand for its code, and for data that it keeps outside its parameters.
+        # Outputs identify the generator's code, and data that it keeps outside its parameters.
         double = value.to(torch.float64, "cpu")
         codes = value.within(stream("fingerprint").standard_normal((_CODES, value.latent_dim)))
         outputs = double(codes).reshape(_CODES, -1)

@@ -1,28 +1,27 @@
 r"""The Laplace approximation: how far the truth can be from z, as far as the linear region of z goes.
 
-Around the most probable code, :math:`-2 \log p(z | y)` is a quadratic within the region, and the posterior of z that it
-stands for is normal, with the covariance
-
+Within the region around the most probable code, :math:`-2 \log p(z | y)` is a quadratic. It corresponds to a normal
+posterior of z with the covariance
 .. math:: C = (J^T W J + P)^{-1},
 
 where J is the Jacobian of A G at z, W the Fisher information of each observed entry about its mean, and P the inverse
 covariance of the prior. For Gaussian errors, W = 1 / S^2 or the inverse of their covariance; for counts, W = 1 / V with
-V their variance. Where A G is curved (sigmoid, tanh, measurements that are not linear), :math:`J^T W J` is the mean of
-the second derivative over y, as in Fisher scoring. The reconstruction has the covariance :math:`J_G C J_G^T`.
+V their variance. Where A G is curved (sigmoid, tanh, nonlinear measurements), :math:`J^T W J` is the mean of the second
+derivative over y, as in Fisher scoring. The reconstruction has the covariance :math:`J_G C J_G^T`.
 
-Without a prior, C is the limit for a prior that gets ever wider: coordinates that the data leave open have infinite
-variances, and all that does not move with them stays finite.
+Without a prior, C is the limit for ever wider priors. Coordinates that the data leave open have infinite variances. All
+numbers that do not depend on these coordinates stay finite.
 
-A coordinate at a bound is a distance s from it, with the density exp(-g s - h s^2 / 2) for s >= 0, where g is the slope
-there and h the curvature once the free coordinates have followed. C takes the mean of s^2 for its variance, so that its
-standard deviation is to one side. Several such coordinates are taken one at a time.
+If a coordinate is at a bound, its distance s >= 0 from the bound has the density exp(-g s - h s^2 / 2). Here g is the
+slope at the bound, and h the curvature once the free coordinates have followed. C takes the mean of s^2 as the
+variance, so the standard deviation is one-sided. Several such coordinates are treated one at a time.
 
-Whether C holds is estimated from the density itself, by importance sampling. Codes are drawn along the principal axes
-of C from N(0, 1), a few of them from distributions up to fifteen times as wide, which see what lies outside. They are
-led back to where G is what it would be if it were linear (implicit sampling, whose Jacobian determinant is left out
-here). Their weights give the shares of the posterior within the ellipsoids of 68.3, 90, 99 and 99.99%. The error of the
-same estimate for N(z, C) is subtracted (a control variate), so that the shares are exact where C is. C holds if every
-share p' is within .2 sqrt(p (1 - p)) of its level p: at most .002 of the posterior is beyond the last one.
+Importance sampling from the density itself estimates whether C holds. Codes are drawn along the principal axes of C
+from N(0, 1), and a few from distributions up to fifteen times as wide, to cover the tails. Newton steps then move them
+to where G is what it would be if it were linear (implicit sampling, without its Jacobian determinant). Their weights
+give the shares of the posterior within the ellipsoids of 68.3, 90, 99 and 99.99%. The error of the same estimate for
+N(z, C) is subtracted (a control variate), so the shares are exact where C is. C holds if every share p' is within
+.2 sqrt(p (1 - p)) of its level p: at most .002 of the posterior is beyond the last ellipsoid.
 
 Source: Tierney and Kadane, "Accurate approximations for posterior moments and marginal densities", J. American
 Statistical Association 81 (1986); MacKay, "A practical Bayesian framework for backpropagation networks", Neural
@@ -55,12 +54,12 @@ from unrelu.thresholds import COVERAGE_SHORTFALL
 
 # Singular values below this share of the largest count as zero, as in `identifiability`.
 _RANK = 1e-10
-# The probabilities of the ellipsoids whose shares of the posterior are estimated; the first is that of one deviation.
+# The probabilities of the ellipsoids whose posterior shares are estimated. The first is that of one standard deviation.
 LEVELS = (0.6827, 0.9, 0.99, 0.9999)
-# The number of draws, the deviations of the normal mixture of each coordinate, and the number of Newton steps back. On
-# average, one of k coordinates is from the wider ones. Chosen on the emulators of COVERAGE_SHORTFALL.
+# The number of draws, the standard deviations of the normal mixture of each coordinate, and the number of Newton steps.
+# On average, one of k coordinates comes from a wider one. Chosen on the emulators of COVERAGE_SHORTFALL.
 _DRAWS, _DEVIATIONS, _STEPS = 256, np.array([1.0, 2.5, 6.0, 15.0]), 2
-# Null vectors are known to about this: eps / 1e-10. What moves less along them counts as not moved.
+# The accuracy of null vectors: about eps / 1e-10. Smaller movements along them count as none.
 _ROUNDING = 1e-6
 
 
@@ -68,28 +67,28 @@ _ROUNDING = 1e-6
 class Laplace:
     r"""The normal approximation of the posterior at a code, made by :meth:`unrelu.Inversion.laplace`.
 
-    It is made of the linear region of z, and knows nothing of codes far away. It takes the noise as stated, and means
+    It describes the linear region of z, and nothing about codes far away. It takes the noise as stated, and means
     nothing for a code that does not explain y (``MISFIT``).
 
-    Arrays are of one code, or have a leading axis B for a batch, as in the result. They are NaN without a code.
+    Arrays describe one code, or have a leading axis B for a batch, as in the result. They are NaN without a code.
 
     Attributes:
         z: the codes, ``latent_shape``.
         covariance: C, (k, k), of the flat code; infinite where the data leave the code open and there is no prior.
         std: the standard deviations of z, ``latent_shape``. A coordinate at a bound has the root mean square of its
-            distance from it, to one side.
+            one-sided distance from the bound.
         reconstruction_std: the standard deviations of G(z), the output's shape.
         held: which coordinates are at a bound, ``latent_shape``.
-        intervals: one standard deviation to either side of z (68.3%), within the bounds, (lower, upper) by names of the
-            coordinates, each a number or (B,); empty if none has a name. For a nuisance parameter
-            (:func:`unrelu.extend`), they are the ends of the parameter.
+        intervals: one standard deviation to either side of z (68.3%), within the bounds: (lower, upper) for each named
+            coordinate, each a number or (B,); empty if no coordinate has a name. For a nuisance parameter
+            (:func:`unrelu.extend`), they are the ends for the parameter itself.
         decrement: the distance of z from the optimum of the region's quadratic, in standard deviations: the Newton
             decrement :math:`\sqrt{g^T C g}`, with g half the gradient of :math:`-2 \log p`. It should be far below 1.
-            It is not where z is no optimum, or an optimum at a kink.
+            It is larger if z is no optimum, or an optimum at a kink.
         shares: the estimated probabilities that the truth is within the ellipsoids of 68.3, 90, 99 and 99.99%,
             :math:`(z' - z)^T C^{-1} (z' - z) \le \chi^2_k`, among codes around z; (4,).
-        holds: whether every share p' is within .2 sqrt(p (1 - p)) of its level p: .093, .06, .02 and .002. Where it is
-            False, ask :func:`unrelu.posterior`.
+        holds: whether every share p' is within .2 sqrt(p (1 - p)) of its level p: .093, .06, .02 and .002. If it is
+            False, use :func:`unrelu.posterior`.
     """
 
     z: Array
@@ -108,7 +107,7 @@ class Laplace:
         return f"<Laplace: {what}, {count(self.covariance.shape[-1], 'coordinate')}>"
 
     def __str__(self) -> str:
-        """The standard deviations in a few lines; of one observation, those of coordinates with names one by one."""
+        """Format the standard deviations in a few lines; for one observation, named coordinates one by one."""
         single, held = self.covariance.ndim == 2, int(self.held.sum())
         ends = {name: (low, high, (high - low) / 2) for name, (low, high) in self.intervals.items()} if single else {}
         named = [f"{name} {rounded(low, half)} to {rounded(high, half)}" for name, (low, high, half) in ends.items()]
@@ -132,7 +131,7 @@ class Laplace:
 
 
 def _range(values: Any) -> str:
-    """The least and the largest finite value as text."""
+    """Format the least and the largest finite value."""
     finite = np.ravel(values)[np.isfinite(np.ravel(values))]
     ends = dict.fromkeys(number(float(end)) for end in (finite.min(), finite.max())) if finite.size else ["unknown"]
     return " to ".join(ends)
@@ -146,7 +145,7 @@ def _deviations(std: Array) -> str:
 
 @computing()
 def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
-    """The approximation at the codes (B, k) of a problem, which minimise this norm.
+    """Compute the approximation at codes (B, k) of a problem that minimise this norm.
 
     Raises:
         InputError: the noise has no density, or the codes do not minimise its deviance.
@@ -175,7 +174,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     exact = normal.network.to(torch.float64, "cpu")
     decrement, shares, levels = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan), np.array(LEVELS)
     for i in np.flatnonzero(np.isfinite(t).all(axis=1)):
-        # Nothing is known where slopes are not finite; codes far away may have outputs that overflow.
+        # Nothing is known where slopes are not finite. The outputs of codes far away may overflow.
         with suppress(np.linalg.LinAlgError), np.errstate(over="ignore", invalid="ignore"):
             region = _Region(normal.part(np.array([i])), exact, t[i])
             covariance[i], of_outputs[i] = 0.0, region.deviations()
@@ -202,18 +201,18 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
 
 
 class _Region:
-    """The linear region of a code and the normal distribution that it makes, in working units.
+    """The linear region of a code and its normal distribution, in working units.
 
     Attributes:
-        problem, t: the problem of one observation, and its code, (k,). Derivatives are those of its network in double
-            precision, ``exact``.
+        problem, t: the problem of one observation, and its code, (k,). The network ``exact``, in double precision,
+            computes derivatives.
         outputs: the transposed Jacobian of G, (k, n).
         weighted: J^T W^(1/2), (k, m).
         precision: W^(1/2), (m,).
         slope: half the gradient of -2 log p, (k,).
         root: L with C = L L^T, (k, r).
         null: a basis of the directions of infinite variance, (k, s).
-        both: how many columns of L, the first, are to both sides. The others lead away from a bound.
+        both: the number of leading columns of L that extend to both sides. The others lead away from a bound.
     """
 
     def __init__(self, problem: Problem, exact: Generator, t: Array) -> None:
@@ -233,12 +232,12 @@ class _Region:
         self._spread(prior)
 
     def _spread(self, prior: Array) -> None:
-        """Factorise (J^T W J + diag(p))^-1, p the precisions of the prior, (k,)."""
+        """Factorise (J^T W J + diag(p))^-1, where p (k,) are the precisions of the prior."""
         (side,), bounds = self.problem.bounds.active(self.t[None]), self.problem.bounds
         root, null = _factors(self.weighted, prior, side == 0)
         self.both, axes = root.shape[1], np.eye(len(side))
         for j in np.flatnonzero(side):
-            # One away from the bound, and where the free coordinates go with it.
+            # One column leads away from the bound, and along it the free coordinates follow.
             inwards = -side[j] * axes[j]
             free = root[:, : self.both]
             inwards -= free @ (free.T @ (self.weighted @ (self.weighted.T @ inwards)))
@@ -253,11 +252,11 @@ class _Region:
 
     @property
     def decrement(self) -> float:
-        """The Newton decrement of the coordinates that are not at a bound."""
+        """Compute the Newton decrement of the coordinates that are not at a bound."""
         return float(np.linalg.norm(self.root[:, : self.both].T @ self.slope))
 
     def covariance(self, factor: Array) -> Array:
-        """The covariance of coordinates that are multiplied by factors, (k, k)."""
+        """Compute the covariance of the coordinates, multiplied by factors, (k, k)."""
         root, open_ = factor[:, None] * self.root, self.null @ self.null.T
         length = np.linalg.norm(self.null, axis=1)
         moved = (length > _ROUNDING) & (length > _ROUNDING)[:, None]
@@ -265,17 +264,17 @@ class _Region:
         return np.where(moved, np.copysign(np.inf, open_), root @ root.T)
 
     def deviations(self) -> Array:
-        """The standard deviations of outputs, (n,)."""
+        """Compute the standard deviations of outputs, (n,)."""
         size = np.linalg.norm(self.root.T @ self.outputs, axis=0)
         open_ = np.linalg.norm(self.null.T @ self.outputs, axis=0) > _ROUNDING * np.linalg.norm(self.outputs, axis=0)
         return np.where(open_, np.inf, size)
 
     def shares(self) -> Array:
-        """The shares of the posterior around the code within the ellipsoids of :data:`LEVELS`.
+        """Estimate the posterior's shares within the ellipsoids of :data:`LEVELS`, for codes around z.
 
-        Draws u become codes t + L u. Where G is bent, these leave the valley of the posterior, and weigh nothing. So
-        each is led back by Newton steps with the Jacobian at t, which keep what G would be if it were linear. An
-        estimate is made after each step, and the least one counts.
+        Draws u become codes t + L u. Where G is bent, these leave the valley of the posterior and have no weight. Each
+        is therefore moved back by Newton steps with the Jacobian at t, which keep what G would be if it were linear.
+        The shares are estimated after each step, and the smallest estimate counts.
         """
         both, size = self.both, self.root.shape[1]
         if not size:  # all is open, and there is no ellipsoid
@@ -305,7 +304,7 @@ class _Region:
         return found
 
     def _evaluated(self, codes: Array) -> tuple[Array, Array]:
-        """W^(1/2) A G(z), (b, m), and -2 log p, (b,), at codes (b, k); infinite out of the bounds."""
+        """Compute W^(1/2) A G(z), (b, m), and -2 log p, (b,), at codes (b, k); infinite out of the bounds."""
         several = self.problem.part(np.zeros(len(codes), dtype=np.int64))
         inside = ((codes >= several.bounds.lower) & (codes <= several.bounds.upper)).all(axis=1)
         x = several.network.outputs(codes)
@@ -314,11 +313,11 @@ class _Region:
 
 
 def _factors(weighted: Array, precision: Array, free: Flags) -> tuple[Array, Array]:
-    """A root, (k, r), and null vectors of (J^T W J + diag(p))^-1 of the free coordinates; others are 0 in them."""
+    """Compute a root, (k, r), and null vectors of (J^T W J + diag(p))^-1; both are 0 for coordinates not free."""
     weighted, precision, axes = weighted[free], precision[free], np.eye(len(free))[:, free]
     least = float(precision.min()) if len(precision) else 0.0
-    # The part of the prior that is the same for all coordinates is added to the squares of the singular values, which
-    # are not taken from a matrix of squares, as that loses digits.
+    # The part of the prior that all coordinates share is added to the squares of the singular values. The singular
+    # values do not come from a matrix of squares, as that would lose digits.
     rows = np.vstack([weighted.T, np.diag(np.sqrt(precision - least))])
     triangular = np.linalg.qr(rows, mode="r")
     _, found, vectors = np.linalg.svd(triangular, full_matrices=True)
@@ -329,7 +328,7 @@ def _factors(weighted: Array, precision: Array, free: Flags) -> tuple[Array, Arr
 
 
 def _one_sided(slope: float, curvature: float, room: float) -> float:
-    """The root mean square of s >= 0 with the density exp(-slope s - curvature s^2 / 2); at most that of [0, room]."""
+    """Return the RMS of s >= 0 with the density exp(-slope s - curvature s^2 / 2); at most that of s in [0, room]."""
     bend = slope * slope / (2 * curvature) if curvature > 0 else math.inf
     if bend < 1e8:
         found = math.sqrt(hyperu(1.5, 0.5, bend) / hyperu(0.5, 0.5, bend) / curvature)

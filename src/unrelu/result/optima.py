@@ -15,7 +15,7 @@ from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.words import probability, shown
 
-# The most optima that are printed, and the most of their coordinates.
+# The largest numbers of optima and of their coordinates that are printed.
 _PRINTED, _COORDINATES = 10, 6
 
 
@@ -23,8 +23,8 @@ _PRINTED, _COORDINATES = 10, 6
 class Optima:
     """M local optima of one observation, best first; ``len`` is M, and ``print`` shows a table.
 
-    An index gives one optimum, with the same attributes without their first axis; a slice, a mask or an array of
-    indices gives several.
+    An index selects one optimum, whose attributes lack the first axis. A slice, a mask or an array of indices selects
+    several.
 
     Attributes:
         z: codes, ``(M, *latent_shape)``, in the user's units.
@@ -32,7 +32,7 @@ class Optima:
         reached: how many restarts ended there, before or after perturbations, (M,); 0 if only other starts led there.
         p_value: goodness of fit under the stated noise, (M,), as :attr:`unrelu.Inversion.p_value`; NaN without.
         explains: whether each explains y, (M,): a p-value of at least 0.01, or, without stated noise, an exact fit.
-        names: what the coordinates are called.
+        names: the names of the coordinates.
     """
 
     z: Array
@@ -50,12 +50,12 @@ class Optima:
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def apart(self, distance: Any) -> Optima:
-        r"""The best optimum, then each further one that is far enough from all before it: distinct answers of a design.
+        r"""Select the best optimum, then each further one that is far enough from all selected: distinct designs.
 
         Two codes are apart if :math:`|z_j - z'_j| \ge d_j` in any coordinate j.
 
         Args:
-            distance: d in the user's units: a number, one for each coordinate, or those of some by name or place.
+            distance: d in the user's units: a number, one for each coordinate, or values for some by name or index.
 
         Raises:
             InputError: a distance is negative or no number, or has another shape; or a name is unknown.
@@ -85,7 +85,7 @@ class Optima:
         return f"<Optima: {np.size(self.fun)}, {np.sum(self.explains)} of them explain y>"
 
     def __str__(self) -> str:
-        """The first optima as a table."""
+        """Format the first optima as a table."""
         some, size = self[:_PRINTED] if np.ndim(self.fun) else self[None], np.size(self.fun)
         codes = self.names.parameters_of(some.z.reshape(-1, self.names.latent_dim))[:, :_COORDINATES]
         names = ["", "fun", "p-value", "explains y", "reached", *self.names.parameter_names[:_COORDINATES]]

@@ -1,4 +1,4 @@
-r"""Tests of residuals: size and shape of one in a single p-value, and whether one is too large for its batch.
+r"""Tests of residuals: one p-value for size and shape, and whether a residual is too large for its batch.
 
 **A batch.** If a code explains an observation with Gaussian noise of standard deviation s, its residual has
 :math:`|r|_2^2 / s^2 \sim \chi^2_\nu`. Here nu = m - rank: the fit uses up as many of the m degrees of freedom as the
@@ -20,10 +20,10 @@ from scipy.special import betaincc, chdtri, ndtri
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.thresholds import FALSE_ALARM
 
-# The tests of a residual, by the columns of their p-values, and the weights of the tests; the structure is the weakest.
+# The tests of a residual, by the columns of their p-values, and the tests' weights. The structure is the weakest test.
 TESTS = {"p_size": "size", "p_largest": "largest entry", "p_structure": "structure"}
 _WEIGHTS = np.array([0.45, 0.45, 0.1])
-# Gauss-Legendre points and weights on [0, 1] in the cube root of v, which resolve small v, where p-values are small.
+# Gauss-Legendre points and weights on [0, 1] in the cube root of v. They resolve small v, where p-values are small.
 _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
 _POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
 # The fewest observations from which a level is estimated, and the fewest degrees of freedom that each must have.
@@ -39,17 +39,17 @@ _WIDEST = 1.5
 
 
 def deciding(tests: Array) -> Integers:
-    """Which of the tests, (B, 3), decides: the one of the least weighted p-value; -1 if fewer than two were made."""
+    """Find which of the tests (B, 3) has the least weighted p-value, and so decides; -1 if fewer than two were made."""
     made = np.isfinite(tests)
     weighted = np.where(made, tests, np.inf) / _WEIGHTS
     return np.where(made.sum(axis=1) > 1, weighted.argmin(axis=1), -1)
 
 
 def together(tests: Array, m: Integers, used: Array) -> Array:
-    r"""Return one p-value of the tests of a residual, (B, 3): that of the least of the three, weighted.
+    r"""Combine the p-values of three tests, (B, 3), into one: the p-value of the least of them, after weighting.
 
     It is the probability that noise leaves a smaller :math:`x = \min_i p_i / w_i`. The structure is assumed to be
-    independent of the others. The ratio of the largest entry to the size is independent of the size, so that
+    independent of the other tests. The ratio of the largest entry to the size is independent of the size, so
 
     .. math::
 
@@ -75,7 +75,7 @@ def together(tests: Array, m: Integers, used: Array) -> Array:
 
 
 def _largest_above(below: Array, m: Integers, left: Array) -> Array:
-    """The probability, given a p-value of the size above ``below[:, 0]``, that the largest entry's is below the other.
+    """Compute the probability that the largest entry's p-value is below its limit, if the size's is above its own.
 
     Args:
         below: limits of the p-values of the size and of the largest entry, (B, 2).
@@ -94,9 +94,9 @@ def too_large(energy: Array, freedom: Array) -> Array:
     r"""Return residuals that are too large as multiples of the batch's noise level, (B,); 0 for all others.
 
     All are 0 if no level can be estimated: for fewer than 20 residuals, or if their interquartile range is more than
-    1.5 times that of chi-square, as when a quarter or more are too large. A range up to that factor, from noise that is
-    not Gaussian or levels that differ a little, raises the limit by the same factor. In a batch of one noise level, the
-    probability that any residual is above the limit is about 0.1%.
+    1.5 times that of chi-square, as when a quarter or more are too large. The range can be wider up to this factor if
+    noise is not Gaussian or levels differ a little; the limit then rises by the same factor. In a batch with one noise
+    level, the probability that any residual is above the limit is about 0.1%.
 
     Args:
         energy: :math:`|r|_2^2` of every observation, (B,); NaN for one that is left out.
@@ -115,7 +115,7 @@ def too_large(energy: Array, freedom: Array) -> Array:
         return factor
     # The limit uses an upper estimate of the spread.
     spread = max(1.0, spread * (1 + _QUARTILES_ERROR / len(rows) ** 0.5))
-    # The estimated level has a variance of its own, which is larger for a smaller batch.
+    # The estimated level has a variance of its own, which grows as the batch shrinks.
     of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
     limit = -ndtri(FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
     out = z > limit

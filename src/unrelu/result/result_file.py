@@ -1,6 +1,6 @@
-"""Results as files: codes, the verdict, and the problem, whose part files of posteriors have too.
+"""Results as files: codes, the verdict, and the problem. Files of posteriors contain the problem in the same form.
 
-A file does not contain the network, nor a measurement given as code, but the values A G(z) of this at some codes.
+A file contains no network. A measurement given as code is replaced by its values A G(z) at some codes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
 Columns = Mapping[str, tuple[Any, float, float]]
-# Columns of numbers, (B,) or (B, ...): their types, their least and their largest numbers, NaN for any.
+# The columns of numbers, (B,) or (B, ...): types, smallest and largest numbers, NaN for no limit.
 _PROBABILITY, _COUNT, _ANY = (np.float64, 0, 1), (np.int64, -1, math.inf), (np.float64, math.nan, math.nan)
 _COLUMNS: Columns = {
     **dict.fromkeys(("z", "reconstruction", "fun"), _ANY),
@@ -48,14 +48,14 @@ _COLUMNS: Columns = {
     "nit": (np.int64, 0, math.inf), "freedom": _COUNT, "rank": _COUNT,
 }  # fmt: skip
 _ENDINGS = ("verdict", "ended")
-# Arrays of numbers of each coordinate that a file may have.
+# Optional arrays with numbers for each coordinate.
 _BY_COORDINATE = ("network.nuisance", "bounds", "problem.normal")
-# The kind of a measurement given as code, which files do not contain.
+# The kind of a measurement given as code. Files do not contain the code.
 _CODE = "code"
 
 
 class AbsentGenerator(Generator):
-    """Stands for the network of a result or posterior that was loaded without it. It cannot be evaluated.
+    """A stand-in for the network of a result or posterior that was loaded without it. It cannot be evaluated.
 
     Attributes:
         known_fingerprint: the fingerprint of the network.
@@ -78,7 +78,7 @@ class AbsentGenerator(Generator):
 
 
 def problem_arrays(problem: Problem) -> dict[str, Any]:
-    """The arrays, texts and numbers of a problem, by name."""
+    """Collect the arrays, texts and numbers of a problem, by name."""
     single, problem = problem.single, problem.stated
     network, operator = problem.network, problem.operator
     kept = operator.saved()
@@ -106,21 +106,21 @@ def problem_arrays(problem: Problem) -> dict[str, Any]:
 
 
 def _measured(operator: Operator, size: int) -> Array:
-    """What an operator that is code measures of fixed outputs, (B, m), by which it is recognised."""
+    """Measure fixed outputs by an operator that is code, (B, m); the values identify the operator."""
     return operator.values(stream("fixed outputs").random((size, operator.n)))
 
 
 def noise_arrays(noise: Noise) -> dict[str, Any]:
-    """The arrays, texts and numbers of a noise model, by name."""
+    """Collect the arrays, texts and numbers of a noise model, by name."""
     text, kept = noise.saved()
     return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
 
 
 def read_noise(table: Table) -> Noise:
-    """The noise model in a table.
+    """Read the noise model from a table.
 
     Raises:
-        InputError: no model is defined by these values.
+        InputError: the values define no model.
     """
 
     def value_of(array: npt.NDArray[Any]) -> Any:
@@ -131,7 +131,7 @@ def read_noise(table: Table) -> Noise:
 
 
 def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
-    """The number of observations, and the shapes of codes and outputs. Arrays are to be checked against them first."""
+    """Read the number of observations and the shapes of codes and outputs; check arrays against these first."""
     latent, output = (shape_of(table[f"network.{name}_shape"]) for name in ("latent", "output"))
     y = array_of(table["y"], np.float64)
     if y.ndim != 2 or not np.isfinite(y).all() or (number_of(table["problem.single"], np.bool_) and len(y) != 1):
@@ -140,7 +140,7 @@ def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
 
 
 def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
-    """Columns by name, with types and numbers as stated, and shapes, which are (size,) for all others."""
+    """Read columns by name, and check types, ranges and shapes; a shape that is not given is (size,)."""
     found = archives.columns_of(table, columns)
     for name, array in found.items():
         if array.shape != shapes.get(name, (size,)):
@@ -149,16 +149,16 @@ def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size
 
 
 def read_problem(table: Table, network: Generator | None, operator: Any, what: str) -> Problem:
-    """The problem in a table.
+    """Read the problem from a table.
 
     Args:
-        table: what a file contains, of which :func:`sizes_in` is known to be right.
+        table: the contents of a file, already checked by :func:`sizes_in`.
         network: G, whose fingerprint is checked; None for a stand-in.
         operator: A, if it is code.
         what: what is loaded, "result" or "posterior".
 
     Raises:
-        InputError: it is another network or operator, or one that the file contains, or no operator is passed.
+        InputError: the network or operator is another one; the file contains the operator; or none is passed.
         ValueError: the arrays do not fit together.
     """
     size, latent, output = sizes_in(table)
@@ -211,7 +211,7 @@ def _operator(table: Table, y: Array, network: Generator, given: Any, what: str)
 
 
 def norm_of(text: str) -> str:
-    """Return the norm of this name."""
+    """Return the norm with this name."""
     if text not in DEGREES:
         raise ValueError(f"a norm is {text[:20]!r}")
     return text

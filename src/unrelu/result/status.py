@@ -52,7 +52,7 @@ class Status(enum.Enum):
 
 
 class Ending(enum.Enum):
-    """How a method ended, where its status says less than can be said: the status, and the message in its place."""
+    """How a method ended, more precisely than its status: the status, and a message that replaces the status's."""
 
     FOUND_ONCE = (
         Status.CONVERGED,
@@ -85,7 +85,7 @@ class Ending(enum.Enum):
         "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'",
     )
     NO_CODE = Status.ERROR, "no code was found for this observation"
-    # What the residuals say of codes that a search found, where no noise is stated.
+    # Verdicts from the residuals of a search, if no noise is stated.
     OUTLIER = (
         Status.MISFIT,
         "its residual is far above that of the rest of the batch: a better code was missed, or the observation "
@@ -102,31 +102,31 @@ class Ending(enum.Enum):
 
 
 def ending_of(name: str) -> Status | Ending:
-    """The status or ending of that name, as files have it; a KeyError for any other."""
+    """Return the status or ending with this name, as in files; raise a KeyError for any other name."""
     return Status[name] if name in Status.__members__ else Ending[name]
 
 
 def status_of(ending: Status | Ending) -> Status:
-    """The status that users see."""
+    """Return the status that users see."""
     return ending.value[0] if isinstance(ending, Ending) else ending
 
 
-# What follows from the residual; a method cannot claim it.
+# Verdicts from the residual. A method cannot claim them.
 JUDGED: frozenset[Status | Ending] = frozenset({
     Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Ending.OUTLIER,
     Ending.NO_BETTER_THAN_CHANCE,
 })  # fmt: skip
-# Ends that claim a code: a local optimum, or what the residual says of it.
+# Endings that claim a code: a local optimum, or a verdict from its residual.
 HAS_CODE: frozenset[Status | Ending] = JUDGED | {
     Status.REFOUND, Status.CONVERGED, Ending.FOUND_ONCE, Ending.LEAST_SQUARES, Ending.FLAT
 }  # fmt: skip
-# Ends of a method that was stopped from outside or broke down: its misfit says nothing until that is fixed.
+# Endings of a method that was stopped or broke down. Until that is fixed, its misfit says nothing.
 CUT_OFF: frozenset[Status | Ending] = frozenset({
     Status.TIME_LIMIT, Status.STOPPED, Status.ERROR, Ending.DIVERGED, Ending.NO_CODE, Ending.SOLVER_FAILED
 })  # fmt: skip
-# Ends of a search; they say nothing about the size of the misfit.
+# Endings of a search. They say nothing about the size of the misfit.
 SEARCHED: frozenset[Status | Ending] = frozenset({Status.REFOUND, Ending.FOUND_ONCE})
-# What the statuses of inversions mean of a posterior.
+# What an inversion's statuses mean for a posterior.
 _OF_POSTERIORS = {
     Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
     Status.STOPPED: "stopped by the callback or Ctrl-C before the chains agreed; the draws are those so far",
@@ -138,21 +138,21 @@ _OF_POSTERIORS = {
 
 
 def among(endings: npt.NDArray[np.object_], group: Collection[Status | Ending]) -> Flags:
-    """Which endings are in the group, (B,)."""
+    """Check which endings are in the group, (B,)."""
     return np.array([ending in group for ending in endings], dtype=bool)
 
 
-# The columns of an observation that :func:`message_of` tells.
+# The columns of an observation that :func:`message_of` reports.
 TELLING = ("p_value", "confidence", "freedom", *TESTS)
 
 
 def meaning_of(ending: Status | Ending) -> str:
-    """What an ending says, without numbers."""
+    """Explain an ending, without numbers."""
     return str(ending.value) if isinstance(ending, Status) else str(ending.value[1])
 
 
 def message_of(ending: Status | Ending, p_value: float, confidence: float, freedom: int, *tests: float) -> str:
-    """The meaning of an observation's ending, with the numbers that decided it, see :data:`TELLING`."""
+    """Explain an observation's ending, with the numbers that decided it, see :data:`TELLING`."""
     told = {
         Status.NOT_UNIQUE: f" ({freedom} free dimensions)",
         Status.NOISE_LEVEL: f" ({p_value_text(p_value)})",
@@ -163,7 +163,7 @@ def message_of(ending: Status | Ending, p_value: float, confidence: float, freed
 
 
 def p_values(p_value: float, *tests: float, under: str = "") -> str:
-    """The p-value in words, and those of its tests, (3,), if more than one was made; the one that decides is named."""
+    """Format the p-value and, if several tests were made, the p-value of each, (3,), and name the test that decides."""
     whole, by = f"{p_value_text(p_value)}{under}", int(deciding(np.array([tests]))[0])
     if by < 0:
         return whole
@@ -173,5 +173,5 @@ def p_values(p_value: float, *tests: float, under: str = "") -> str:
 
 
 def meaning_of_posterior(status: Status) -> str:
-    """The meaning of the status of a posterior."""
+    """Explain the status of a posterior."""
     return _OF_POSTERIORS.get(status, str(status.value))

@@ -1,4 +1,4 @@
-"""Whether codes are unique nearby, computed when it is asked for: a Jacobian may cost more than a search."""
+"""Whether codes are locally unique. It is computed on demand, as a Jacobian may cost more than a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unrelu.runtime.array_types import Flags, Index, Integers
 
 
 class LocalUniqueness(NamedTuple):
-    """What is known of other codes near each code.
+    """Results about other codes near each code.
 
     Attributes:
         rank: the rank of A J at each code, (B,); -1 without a code.
@@ -26,28 +26,28 @@ class LocalUniqueness(NamedTuple):
 
 
 class Uniqueness:
-    """The :class:`LocalUniqueness` of codes, computed by ``compute`` once it is asked for."""
+    """The :class:`LocalUniqueness` of codes, computed on demand by ``compute``."""
 
     def __init__(self, compute: Callable[[], LocalUniqueness]) -> None:
         self._compute = compute
 
     @cached_property
     def known(self) -> LocalUniqueness:
-        """What ``compute`` returns."""
+        """The result of ``compute``, which is called once."""
         return self._compute()
 
     def __getitem__(self, rows: Index) -> Self:
-        """That of some codes."""
+        """Select the uniqueness of some codes."""
         return type(self)(partial(_taken, self, rows))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """That of the codes of all parts, in order."""
+        """Join the uniqueness of the codes of all parts, in order."""
         return cls(partial(_joined, parts))
 
     @classmethod
     def unknown(cls, size: int) -> Self:
-        """That of so many codes of which nothing is known."""
+        """Make the uniqueness of ``size`` codes about which nothing is known."""
         minus = np.full(size, -1, dtype=np.int64)
         return cls(partial(LocalUniqueness, minus, minus, np.zeros(size, dtype=bool)))
 

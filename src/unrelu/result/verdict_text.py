@@ -1,6 +1,6 @@
 """Verdicts in words: one observation in a few sentences, a batch as a table of statuses and its worst observations.
 
-Results of :func:`unrelu.invert` and of runs are printed here, from the same columns.
+The results of :func:`unrelu.invert` and of runs are printed here, from the same columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unrelu.thresholds import CONFIDENT
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# The method that looks for the best code.
+# The method that searches for the best code.
 _SEARCHING = "auto"
 # The beginning of a message about a residual that is too small for the stated noise.
 TOO_LARGE = "the stated noise is too large, or in another unit"
@@ -32,7 +32,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def worst_first(columns: Columns) -> Index:
-    """Observations, worst first: those without success, without a code, with small p-values, large residuals."""
+    """Order observations, worst first: without success, without a code, with small p-values, with large residuals."""
     p = np.nan_to_num(columns["p_value"], nan=2.0)
     residual = np.where(np.isfinite(columns["residual"]), columns["residual"], np.inf)
     return np.lexsort((-residual, p, np.isfinite(residual), columns["success"].astype(bool)))
@@ -42,7 +42,7 @@ def printed_verdicts(
     columns: Columns, title: str, norm: str, places: Index, most: int = WORST,
     images: Sequence[Sequence[Html]] = (), at_bounds: int = 0, explained: Array | None = None,
 ) -> Printed:  # fmt: skip
-    """The verdicts on a batch: the statuses and the worst observations, at most so many, with images if there are some.
+    """Format the verdicts on a batch: the statuses, and at most ``most`` of the worst observations, with any images.
 
     Args:
         columns: columns of the verdict, (B,) each, named like the attributes of :class:`~unrelu.Inversion`; ``status``
@@ -50,7 +50,7 @@ def printed_verdicts(
         title: the method and the stated noise.
         norm: the norm of the residual.
         places: the numbers of the observations, (B,).
-        images: images of each of these observations.
+        images: the images of each of the worst observations.
         at_bounds: how many codes are at a bound.
         explained: the share of |y|^2 that each code explains, (B,), to be printed.
     """
@@ -78,7 +78,7 @@ def printed_verdicts(
 
 
 def data_frame(columns: Columns, index: Index, names: Sequence[str] = (), values: Iterable[Any] = ()) -> DataFrame:
-    """Columns of the verdict, and of named parameters, as a pandas data frame, indexed by observation.
+    """Make a pandas data frame of the verdict's columns and of named parameters, indexed by observation.
 
     Raises:
         InputError: a parameter has the name of a column of the verdict.
@@ -100,7 +100,7 @@ def data_frame(columns: Columns, index: Index, names: Sequence[str] = (), values
 
 
 def confidence_text(value: float, method: str, reach: str, learned: bool = True) -> str:
-    """The confidence in words; ``reach`` says which codes it is about, " within the bounds"."""
+    """Format the confidence; ``reach`` says which codes it is about, such as " within the bounds"."""
     searches = method == _SEARCHING
     if not math.isfinite(value):
         return f"unknown: {'it is of least squares' if searches else f'{method} does not look for a better code'}"
@@ -111,7 +111,7 @@ def confidence_text(value: float, method: str, reach: str, learned: bool = True)
 
 
 def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
-    """Say in words what is known about other codes near a code; ``rank`` is that of A J."""
+    """Say what is known about other codes near a code; ``rank`` is the rank of A J."""
     if rank < 0:
         return "unknown"
     of = f"(rank {rank} of {k})"
@@ -125,14 +125,14 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
 
 
 def code_text(z: Array, names: Sequence[str], parameters: Mapping[str, float]) -> str:
-    """A code, (k,): an array of the coordinates without a name of their own, then the parameters by name."""
+    """Format a code, (k,): first an array of the coordinates without names, then the parameters by name."""
     array = array_text(z[[name not in parameters for name in names]], 4)
     named = [f"{name} = {value:.5g}" for name, value in parameters.items()]
     return listed([*([array] if array else []), *named])
 
 
 def array_text(values: Any, digits: int = 3) -> str:
-    """A vector of numbers or texts, of a long one the ends; empty for none."""
+    """Format a vector of numbers or texts, or only the ends of a long one; an empty vector gives an empty text."""
     return np.array2string(
         values, precision=digits, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6,
         formatter={"object": str},

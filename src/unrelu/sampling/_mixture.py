@@ -1,15 +1,15 @@
 r"""A mixture of multivariate t distributions, one around each optimum, with the prior as a further component.
 
-The sampler proposes jumps between modes from it, and takes the metrics of its trajectories from its components.
+The sampler draws its jumps between modes from this mixture. The components supply the metrics of its trajectories.
 
 Each component begins as the Gaussian variational approximation of the posterior around an optimum. With U the negative
 logarithm of the density, its mean m and precision P satisfy
 
 .. math:: E \, \nabla U(t) = 0, \qquad E \, \nabla^2 U(t) = P, \qquad t \sim N(m, P^{-1}),
 
-where the Gauss-Newton matrix takes the place of the Hessian. The Laplace approximation takes both at the optimum alone.
-Across kinks that is one linear region of many, and where kinks are dense, its precision is far too small in some
-directions: trajectories then need steps several times shorter. The first weights are proportional to exp(ELBO).
+where the Gauss-Newton matrix takes the place of the Hessian. The Laplace approximation takes gradient and Hessian at
+the optimum alone, in one linear region of many. Where kinks are dense, its precision is far too small in some
+directions, and trajectories then need steps several times shorter. The first weights are proportional to exp(ELBO).
 
 Sources: Opper and Archambeau, "The variational Gaussian approximation revisited", Neural Computation 21 (2009); Khan
 and Rue, "The Bayesian learning rule", J. Machine Learning Research 24 (2023), for the natural-gradient steps; Peel and
@@ -28,28 +28,28 @@ from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import CURVATURE_NUMBERS
 from unrelu.sampling._target import Target
 
-# Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains then stay for long where the
-# mixture has next to no density.
+# Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains would stay for long at points
+# where the mixture has next to no density.
 _FREEDOM = 20.0
-# The share of the prior in the mixture, from which chains can jump to where no component is.
+# The share of the prior in the mixture. It lets chains jump to points that no component covers.
 _PRIOR = 0.02
-# Steps of the variational approximation, and pairs of draws of each.
+# The number of steps of the variational approximation, and the number of pairs of draws in each step.
 _STEPS, _PAIRS = 10, 4
-# The number of Jacobians that one approximation takes.
+# The number of Jacobians that one variational approximation computes.
 JACOBIANS = 2 * _STEPS * _PAIRS
-# Two components are one if the means are closer than this, in standard deviations.
+# Two components are merged if their means are closer than this, in standard deviations.
 SAME = 1.5
-# Components with a smaller share of the weight are left out.
+# Components whose weight is below this share are removed.
 _LEAST = 1e-4
-# EM: its steps, and the number of draws that a component's covariance before counts as, for each coordinate.
+# EM: the number of steps, and the number of draws, per coordinate, that a component's previous covariance counts as.
 _EM_STEPS, _PSEUDO = 3, 4
-# The share of the weights before in those after EM.
+# The share of the old weights in the weights after EM.
 _KEPT = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """q(t) = 0.98 sum_i w_i t_20(t; m_i, (C_i^T C_i)^-1) + 0.02 N(t; 0, I).
+    """The mixture q(t) = 0.98 sum_i w_i t_20(t; m_i, (C_i^T C_i)^-1) + 0.02 N(t; 0, I).
 
     Attributes:
         means: m, (M, k).
@@ -63,7 +63,7 @@ class Mixture:
 
     @cached_property
     def factors(self) -> Array:
-        """C^-1, (M, k, k)."""
+        """The inverses C^-1, (M, k, k)."""
         return np.asarray(np.linalg.inv(self.whiteners))
 
     @cached_property
@@ -77,17 +77,17 @@ class Mixture:
 
     @cached_property
     def _stacked(self) -> tuple[Array, Array]:
-        """All C as one matrix, (k, M k), and C m, (M k,)."""
+        """All matrices C side by side, (k, M k), and the vectors C m, (M k,)."""
         k = self.means.shape[1]
         return self.whiteners.reshape(-1, k).T.copy(), np.einsum("mij,mj->mi", self.whiteners, self.means).ravel()
 
     def distances(self, t: Array) -> Array:
-        """|C (t - m)|^2 at coordinates t (c, k), (c, M)."""
+        """Return the squared distances |C (t - m)|^2, (c, M), of coordinates t (c, k) from the components."""
         matrix, shift = self._stacked
         return np.asarray(np.square((t @ matrix - shift).reshape(len(t), len(self.means), -1)).sum(axis=2))
 
     def logs(self, t: Array) -> Array:
-        """The logarithms of the weighted densities of the components at t (c, k), (c, M)."""
+        """Return the logarithms of the components' weighted densities, (c, M), at coordinates t (c, k)."""
         return self._logs(self.distances(t))
 
     def _logs(self, distances: Array) -> Array:
@@ -95,22 +95,22 @@ class Mixture:
         return np.asarray(self._constants - 0.5 * (_FREEDOM + k) * np.log1p(distances / _FREEDOM))
 
     def log_density(self, t: Array) -> Array:
-        """log q at coordinates t (c, k), (c,)."""
+        """Return log q, (c,), at coordinates t (c, k)."""
         k = t.shape[1]
         of_prior = np.log(_PRIOR) - 0.5 * np.square(t).sum(axis=1) - k / 2 * np.log(2 * np.pi)
         return np.asarray(np.logaddexp(_log_sums(self.logs(t)), of_prior))
 
     def log_metrics(self, t: Array) -> Array:
-        r"""log r at coordinates t (c, k), (c, M): how probably a trajectory takes the metric of each component.
+        r"""Return log r, (c, M): the log-probability that a trajectory from t (c, k) takes each component's metric.
 
-        :math:`r_i \propto 1 / (1 + |C_i (t - m_i)|^2 / k)`. The shares of components in the density would do, but they
-        change along a trajectory where components overlap, and it is then rejected.
+        :math:`r_i \propto 1 / (1 + |C_i (t - m_i)|^2 / k)`. The components' shares of the density would be valid too.
+        Where components overlap, these shares change along a trajectory, however, and it is then rejected.
         """
         near = -np.log1p(self.distances(t) / t.shape[1])
         return np.asarray(near - _log_sums(near)[:, None])
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
-        """Draws, (count, k)."""
+        """Draw ``count`` points from the mixture, (count, k)."""
         k = self.means.shape[1]
         shares = np.append((1 - _PRIOR) * self.weights, _PRIOR)
         which = rng.choice(len(shares), count, p=shares / shares.sum())
@@ -121,9 +121,9 @@ class Mixture:
         return np.where((which == len(self.means))[:, None], normal, drawn)
 
     def fitted(self, draws: Array) -> Mixture:
-        """The mixture after steps of EM on draws of the posterior, (c, k).
+        """Fit the mixture to draws of the posterior, (c, k), by steps of EM.
 
-        The components before count as draws of their own, and components that hold next to none are left out.
+        The previous components count as draws of their own. Components that hold next to no draws are removed.
         """
         (count, k), before = draws.shape, self
         pseudo, mixture = _PSEUDO * k, self
@@ -151,21 +151,22 @@ class Mixture:
 
 
 def _log_sums(logs: Array) -> Array:
-    """The logarithms of the sums of exponentials over the rows, (c,); SciPy's function takes longer than all else."""
+    """Compute the log-sum-exp of each row, (c,); SciPy's function would take longer than all else."""
     largest = logs.max(axis=1)
     return np.asarray(largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1)))
 
 
 def distances_from(points: Array, means: Array, whiteners: Array) -> Array:
-    """The squared Mahalanobis distances of points (c, k) from components, (c, M)."""
+    """Return the squared Mahalanobis distances, (c, M), of points (c, k) from components."""
     each = zip(means, whiteners, strict=True)
     return np.stack([np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in each], axis=1)
 
 
 def separate(order: Index, means: Array, whiteners: Array, mutual: bool = False) -> Index:
-    """Those components, in this order, whose means are not within 1.5 standard deviations of one before.
+    """Select, in this order, the components whose means lie at least 1.5 standard deviations from all selected before.
 
-    ``mutual`` keeps a narrow one within a wide one: each has to be within those of the other.
+    With ``mutual``, a component is dropped only if each mean lies close in the metric of the other. A narrow component
+    inside a wide one is then kept.
     """
     kept: list[int] = []
     for i in order.tolist():
@@ -181,11 +182,11 @@ def separate(order: Index, means: Array, whiteners: Array, mutual: bool = False)
 def variational(
     target: Target, means: Array, precisions: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """The Gaussian variational approximations around optima: means, whiteners, and ELBOs up to a constant, (M,).
+    """Compute Gaussian variational approximations around optima: means, whiteners, and ELBOs up to a constant, (M,).
 
     Args:
         target: the density.
-        means, precisions: where to begin, (M, k) and (M, k, k).
+        means, precisions: the starting points, (M, k) and (M, k, k).
     """
     count, k = means.shape
     if count * 2 * _PAIRS * k * k > CURVATURE_NUMBERS and count > 1:
@@ -213,5 +214,5 @@ def variational(
 
 
 def _factors(precisions: Array) -> Array:
-    """S with S S^T the inverse of each precision."""
+    """Return S with S S^T = P^-1 for each of the precisions P (M, k, k)."""
     return np.asarray(np.linalg.inv(np.linalg.cholesky(precisions)).transpose(0, 2, 1))

@@ -1,4 +1,4 @@
-"""The components of the mixture: around optima before sampling, where draws lack density, and where there are none."""
+"""The components of the mixture: around optima before sampling, later also at draws and optima that it covers badly."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from unrelu.sampling._modes import FAR, components_of, hits_of, missed_again
 from unrelu.sampling._target import Target
 from unrelu.sampling.sampled_chains import OVERLOOKED
 
-# The first number of restarts. It is multiplied until another search would miss next to nothing, even if modes were so
-# many times as hard to find as those that were found. Tuned on a decoder of the studies, `plain-vae-0`.
+# The first number of restarts, and its growth factor. It grows until another search would miss next to nothing, even if
+# modes were 4 times as hard to find as the modes found. Tuned on a decoder of the studies, `plain-vae-0`.
 _RESTARTS, _GROWTH, _HARDER = 64, 4, 4.0
-# Components with a mass so much below the largest are left out, about one in 10,000 of the weight.
+# Components whose log mass is this far below the largest are left out: they hold about 1 / 10,000 of the weight.
 _FAINT = 9.0
-# Points whose curvatures are computed at a time.
+# The number of points whose curvatures are computed together.
 _AT_ONCE = 64
-# The most components.
+# The largest number of components.
 _COMPONENTS = 128
-# Draws at which log p / q is so much above its median are starts of further components: the most that are added at a
-# time, and the limits of the logarithms of their weights.
+# Further components start at draws whose log p / q lies this far above its median. The next two numbers are the most
+# components added at a time, and the limits of their log weights.
 _UNDERCOVERED, _ADDED, _NEW_WEIGHTS = 3.0, 24, (-7.0, -1.5)
-# An optimum has few draws if they are less than this share of its mass, less so many standard errors. The mass comes
-# from so many importance samples.
+# An optimum lacks draws if it has less than this share of the draws that its mass predicts, after subtracting this many
+# standard errors. The mass is estimated from this many importance samples.
 _FEW, _ERRORS, _IMPORTANCE = 0.5, 2.0, 64
-# Descents for overlooked optima from draws at which p / q is largest.
+# The number of descents for overlooked optima that start at the draws with the largest p / q.
 _LIKELIEST = 8
-# Distances from an optimum at which the rise of U is measured, in standard deviations, and the least half-width.
+# The distances from an optimum, in standard deviations, at which the rise of U is measured; the smallest half-width.
 _DISTANCES, _NARROWEST = 2.0 ** -np.arange(6), 1e-3
 
 
 def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.random.Generator) -> tuple[Mixture, Array]:
-    """The mixture around the optima that were found, the heaviest of which chains begin at.
+    """Build the mixture around the optima found, and choose the starts of the chains: the heaviest optima first.
 
     Args:
         target: the density.
-        from_prior: which chains begin at a descent from a draw of the prior, (c,).
+        from_prior: which chains start at the end of a descent from a draw of the prior, (c,).
         most: the largest number of restarts.
         rng: for the draws of the prior and the variational approximations.
 
     Returns:
-        The mixture, and the coordinates of the chains, (c, k).
+        The mixture, and the starts of the chains, (c, k).
     """
     ended = target.descended(rng.standard_normal((int(from_prior.sum()), target.k)))
     restarts = min(_RESTARTS, most)
@@ -67,10 +67,10 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
 
 
 def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: np.random.Generator) -> Mixture:
-    """The mixture with further components where draws show that its density is too low.
+    """Add components to the mixture where draws show that its density is too low.
 
-    Variational approximations start there. Those that end apart from all components are added, with the weights that
-    their ELBOs give them.
+    Variational approximations start at such draws. They are added if they end apart from all components. Their ELBOs
+    determine their weights.
 
     Source: Raftery and Bao, "Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental
     mixture importance sampling", Biometrics 66 (2010), which adds components at the largest importance weights.
@@ -84,7 +84,7 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
 
 
 def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Array, float]:
-    """Distinct draws, (m, k), at which p / q is largest, of draws t (c, k) with U (c,); and its median logarithm."""
+    """Choose distinct draws, (m, k), with the largest p / q, from t (c, k) with U (c,); return the median log p / q."""
     ratios = -energies - mixture.log_density(t)
     usual, k = float(np.median(ratios)), target.k
     near, covered = mixture.distances(t).argmin(axis=1), ratios - usual < _UNDERCOVERED
@@ -100,16 +100,18 @@ def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -
 def overlooked(
     target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, most: int, rng: np.random.Generator
 ) -> tuple[float, Mixture]:
-    """The share of the posterior that draws lack or another search would miss, and the mixture with components there.
+    """Estimate the share of the posterior that is overlooked, and add components at the overlooked optima.
 
-    As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
-    prior; and some from draws at which p / q is largest. Those of ``auto`` go on until enough have ended in each mode
-    of the draws. An optimum is overlooked if the ellipsoid around it has less than half as many draws as its mass says,
-    which importance sampling estimates. The share is NaN if the watch says stop.
+    The share counts what the draws lack and what another search would miss. As many descents are made as at the start
+    of a search, half from further starts of ``auto``, half from draws of the prior; some more start at the draws with
+    the largest p / q. Starts of ``auto`` are added until enough descents have ended in each mode of the draws.
+
+    Importance sampling estimates the mass of the ellipsoid around each optimum. An optimum is overlooked if its
+    ellipsoid holds less than half the draws that this mass predicts. The share is NaN once the watch says stop.
 
     Args:
         target: the density.
-        mixture: the mixture that the draws were made with.
+        mixture: the mixture that the sampler used for these draws.
         t, energies: draws of the posterior, (c, k), and their U.
         log_z: the logarithm of the integral of exp(-U).
         most: the largest number of restarts of the whole search.
@@ -137,7 +139,7 @@ def overlooked(
     least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
     lacking = drawn < _FEW * least
     missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
-    # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
+    # Ellipsoids cover a small part of a mode with many kinks, and so say little about how much was missed.
     found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
     mass = float((least[missing] - drawn[missing]).sum()) / share
     lost = mass / (found + mass) if len(missing) else 0.0
@@ -152,16 +154,16 @@ def overlooked(
 
 
 def _laplace_masses(energies: Array, precisions: Array) -> Array:
-    """The logarithms of the integrals of exp(-U) around optima by Laplace's method, (M,)."""
+    """Compute the log integrals of exp(-U) around optima, (M,), by Laplace's method."""
     k = precisions.shape[1]
     return np.asarray(-energies - 0.5 * np.linalg.slogdet(precisions)[1] + 0.5 * k * np.log(2 * np.pi))
 
 
 def _narrowed(target: Target, points: Array, precisions: Array) -> Array:
-    """Whiteners C of ellipsoids around optima, (M, k, k), in the axes of their precisions.
+    """Return whiteners C of ellipsoids around optima, (M, k, k), with the principal axes of their precisions.
 
-    Beyond the linear region of an optimum, U can rise faster than its precision says. The half-width along an axis is
-    the least one that the rise of U at some distances tells, and at most a standard deviation.
+    Beyond the linear region of an optimum, U can rise faster than the precision predicts. The rise of U at several
+    distances gives estimates of the half-width along an axis. The smallest counts, at most a standard deviation.
     """
     count, k = points.shape
     values, vectors = np.linalg.eigh(precisions)
@@ -175,9 +177,9 @@ def _narrowed(target: Target, points: Array, precisions: Array) -> Array:
 
 
 def _log_masses(target: Target, points: Array, whiteners: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """The logarithms of the integrals of exp(-U) over ellipsoids |C (t - m)|^2 <= k by importance sampling, (M,).
+    """Estimate the log integrals of exp(-U) over ellipsoids |C (t - m)|^2 <= k, (M,), by importance sampling.
 
-    And the relative standard errors of the integrals, (M,).
+    Also return the relative standard errors of the integrals, (M,).
     """
     count, k = points.shape
     normal = rng.standard_normal((count, _IMPORTANCE, k))
@@ -192,7 +194,7 @@ def _log_masses(target: Target, points: Array, whiteners: Array, rng: np.random.
 
 
 def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixture:
-    """The mixture with those components that lie apart from all its own; ``logs`` (M,) are those of their weights."""
+    """Add the components that lie apart from all components of the mixture; ``logs`` (M,) are their log weights."""
     means, whiteners = np.concatenate([mixture.means, means]), np.concatenate([mixture.whiteners, whiteners])
     known = len(mixture.means)
     kept = separate(np.arange(len(means)), means, whiteners, mutual=True)
@@ -202,10 +204,10 @@ def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixt
 
 
 def _distinct(target: Target, points: Array) -> tuple[Array, Array]:
-    """Distinct low optima among points (c, k), the lowest first, (M, k), and their precisions, (M, k, k).
+    """Select the distinct low optima among points (c, k): optima, lowest first, (M, k), and precisions, (M, k, k).
 
-    Descents end in the same optima again and again; the curvature is computed of few copies. A narrow optimum within
-    the ellipsoid of a wide one is lower, and so the first of both.
+    Descents often end in the same optimum, so the curvature is computed at few of the copies. A narrow optimum within
+    the ellipsoid of a wide one is lower, and so comes first.
     """
     energies, most = target.energies(points), 2 * target.affordable(_COMPONENTS, JACOBIANS * target.k)
     left = np.argsort(energies, kind="stable")
@@ -223,5 +225,5 @@ def _distinct(target: Target, points: Array) -> tuple[Array, Array]:
 
 
 def _whiteners(precisions: Array) -> Array:
-    """C with C^T C = P for precisions P, (M, k, k)."""
+    """Return C with C^T C = P for each of the precisions P (M, k, k)."""
     return np.asarray(np.linalg.cholesky(precisions).transpose(0, 2, 1), dtype=np.float64)

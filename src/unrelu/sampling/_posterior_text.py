@@ -19,13 +19,13 @@ from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
 
-# The most modes whose weights, and coordinates whose normal priors are printed.
+# The largest number of modes whose weights are printed, and of coordinates whose normal priors are printed.
 _MODES, _PRIORS = 5, 10
 _MEANINGS = {status.name: meaning_of_posterior(status) for status in Status}
 
 
 def message_of(chains: SampledChains, network: Names) -> str:
-    """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
+    """Explain the status, with the numbers behind it and what to do; ``network`` names the coordinates of G's codes."""
     text, draws = meaning_of_posterior(chains.status), chains.z.shape[1]
     if chains.status is Status.ERROR and draws < DRAWS:
         return text
@@ -59,7 +59,7 @@ def message_of(chains: SampledChains, network: Names) -> str:
 
 
 def _rhat(value: float) -> str:
-    """R-hat with three decimals; a value above the limit is not rounded to it."""
+    """Format R-hat with three decimals, with more if three would round a value above the limit down to it."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "unknown"
     text = f"{value:.3f}"
@@ -67,12 +67,12 @@ def _rhat(value: float) -> str:
 
 
 def _size(value: float) -> str:
-    """A sample size as a whole number, rounded down."""
+    """Format a sample size as a whole number, rounded down."""
     return f"{math.floor(value):,}" if math.isfinite(value) else number(None)
 
 
 def sizes_of(chains: Sequence[SampledChains]) -> str:
-    """The numbers of chains and of their draws."""
+    """Format the number of chains and the number of draws in each."""
     most = np.max([one.z.shape[:2] for one in chains] or [(0, 0)], axis=0).tolist()
     return f"{count(most[0], 'chain')} of {count(most[1], 'draw')}"
 
@@ -81,7 +81,7 @@ def sizes_of(chains: Sequence[SampledChains]) -> str:
 
 
 def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
-    """The posterior of one observation."""
+    """Format the posterior of one observation."""
     (one,), network = chains, problem.names
     misfit, mixed = one.p_value < SIGNIFICANCE, one.status is Status.MIXED
     verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
@@ -115,7 +115,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
 
 
 def _prior(problem: Problem) -> str:
-    """The distribution of codes and nuisance parameters, as :func:`unrelu.posterior` defines it."""
+    """Describe the prior of codes and nuisance parameters, as :func:`unrelu.posterior` defines it."""
     bounds, normal, names = problem.bounds, problem.normal or Normal(), problem.names
     mean, std = (np.broadcast_to(each, names.latent_dim) for each in (normal.mean, normal.std))
     nuisance = names.nuisance & (mean == 0) & (std == 1) & ~bounds.fixed
@@ -138,7 +138,7 @@ def _prior(problem: Problem) -> str:
 
 
 def _modes(chains: SampledChains) -> str:
-    """The weights of the modes with draws, and how many have none."""
+    """Format the weights of the modes with draws, and the number of modes without."""
     modes, empty = chains.modes, len(chains.best) - len(chains.modes)
     without = f"; {empty} further {'optimum' if empty == 1 else 'optima'} without draws" if empty else ""
     if len(modes) == 1:
@@ -151,7 +151,7 @@ def _modes(chains: SampledChains) -> str:
 
 
 def printed_posteriors(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
-    """The posteriors of a batch."""
+    """Format the posteriors of a batch."""
     size, statuses = len(chains), [one.status.name for one in chains]
     if not size:
         return Printed("Posterior of no observation")

@@ -25,26 +25,26 @@ from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
 
-# The most multiplications of evaluations at all points at a time, which take some seconds.
+# The largest number of multiplications for the evaluations at all points together, which takes some seconds.
 _WORK = 2e10
 _ONE = np.zeros(1, dtype=np.int64)
 
 
 class Target:
-    """U of one observation.
+    """The energy U of one observation, with its derivatives and its optima.
 
     Args:
-        problem: the problem as stated, of one observation.
+        problem: the problem as stated, with one observation.
         prior: the prior of codes.
 
     Attributes:
-        watch: asked whether to stop.
+        watch: returns whether to stop.
     """
 
     def __init__(self, problem: Problem, prior: PriorTransform) -> None:
         self.prior, self.k, self._free = prior, len(prior.mean), np.flatnonzero(~prior.of_codes.fixed)
-        # The prior is part of the coordinates. Units are those of the search: at codes from N(0, I), which no
-        # parameters may be, outputs can be of any size.
+        # The prior is part of the coordinates. Units are those of the search: physical parameters need not resemble
+        # N(0, I), and at codes from N(0, I) outputs can then be of any size.
         self._search = problem.equilibrated()
         units = self._search.units
         self._likelihood = replace(
@@ -66,20 +66,20 @@ class Target:
     # --- the density --------------------------------------------------------------------------------------------------
 
     def energies(self, t: Array) -> Array:
-        """U at coordinates t (c, k), (c,); infinite where it is not a number."""
+        """Return U, (c,), at coordinates t (c, k); infinity replaces NaN."""
         return self._total(self._misfits(self.prior.codes(t)), t)
 
     def code_energies(self, t: Array, energies: Array) -> Array:
-        """-log p(z | y), up to a constant, at coordinates t (c, k) with these U, (c,).
+        """Return -log p(z | y), up to a constant, at coordinates t (c, k) with energies U (c,).
 
-        It differs from U by log dz/dt, and so has its minimum elsewhere if codes are not linear functions of t.
+        It differs from U by log dz/dt. If codes are not linear functions of t, the two have different minima.
         """
         if self.prior.affine:
             return energies
         return np.asarray(energies - 0.5 * np.square(t).sum(axis=1) + self.prior.energies(self.prior.codes(t)))
 
     def gradients(self, t: Array) -> tuple[Array, Array]:
-        """U at coordinates t (c, k), (c,), and its gradients, (c, k)."""
+        """Return U, (c,), and its gradients, (c, k), at coordinates t (c, k)."""
         z = self.prior.codes(t)
         if self._layers is None:
             misfit, gradient = (
@@ -92,10 +92,10 @@ class Target:
         return self._total(misfit, t), np.where(np.isfinite(slope), slope, 0.0) + t
 
     def curvatures(self, t: Array) -> tuple[Array, Array, Array]:
-        """U, (c,), its gradient, (c, k), and J^T W J / T + I, (c, k, k), at coordinates t (c, k).
+        """Return U, (c,), its gradient, (c, k), and J^T W J / T + I, (c, k, k), at coordinates t (c, k).
 
-        J is the Jacobian of A G(z(t)), and W the identity or the weights of Gauss-Newton steps for the deviance. The
-        matrix approximates the Hessian, and is positive definite.
+        J is the Jacobian of A G(z(t)). W is the identity, or for the deviance the weights of Gauss-Newton steps. The
+        matrix approximates the Hessian and is positive definite.
         """
         z = self.prior.codes(t)
         gram, half, misfit = (
@@ -105,17 +105,17 @@ class Target:
         slopes = self.prior.slopes(t, z)
         information = gram * (slopes[:, :, None] * slopes[:, None, :]) / self._temperature + np.eye(self.k)
         gradient, known = half * slopes / self._temperature, np.isfinite(information.sum(axis=(1, 2), keepdims=True))
-        # Where outputs are not numbers, only the prior is known.
+        # Where outputs are not finite, only the prior contributes.
         information = np.where(known, information, np.eye(self.k))
         return self._total(misfit, t), np.where(np.isfinite(gradient), gradient, 0.0) + t, information
 
     def rounding(self, t: Array) -> float:
-        """The rounding error of D / (2 T) at the lowest of these coordinates, (c, k), half a unit in its last place."""
+        """Return the rounding error of D / (2 T), half a unit in the last place, where D is least on t (c, k)."""
         lowest = float(self._misfits(self.prior.codes(t)).min()) / (2 * self._temperature)
         return float(0.5 * torch.finfo(self._objective.y.dtype).eps * lowest)
 
     def affordable(self, wanted: int, evaluations: int) -> int:
-        """How many of the wanted points are affordable, at least one, if each takes so many evaluations."""
+        """Return how many of the wanted points the work limit allows, at least one; each takes ``evaluations``."""
         each = evaluations * max(self._likelihood.network.work, 1)
         return max(1, min(wanted, int(_WORK // each)))
 
@@ -128,14 +128,14 @@ class Target:
         return self._objective.index(np.zeros(len(z), dtype=np.int64))
 
     def _misfits(self, z: Array) -> Array:
-        """D at codes z (c, k), (c,)."""
+        """Return D, (c,), at codes z (c, k)."""
         if self._layers is None:
             values = self._objective.values(self._objective.tensor(z), self._rows(z))
             return values.cpu().double().numpy()
         return self._scored(self._layers.outputs(z), derivatives=False)[0]
 
     def _scored(self, outputs: Array, derivatives: bool = True) -> tuple[Array, Array]:
-        """D, (c,), and its derivatives by the outputs, (c, m); without ``derivatives``, what stands for them."""
+        """Return D, (c,), and its derivatives by the outputs, (c, m), or a placeholder without ``derivatives``."""
         loss = self._objective.loss
         if loss is None:
             r = outputs - self._y
@@ -148,23 +148,23 @@ class Target:
 
     @property
     def restarts(self) -> int:
-        """The number of descents from the starts of ``auto``."""
+        """The number of descents made so far from the starts of ``auto``."""
         return int(self._started.state.made[0])
 
     def optima(self, restarts: int) -> Array:
-        """The coordinates where so many descents from the starts of ``auto`` ended, unless they failed, (c, k)."""
+        """Make up to ``restarts`` descents in all from the starts of ``auto``; return the successful ends, (c, k)."""
         self._started.advance(_ONE, restarts, 0)
         state = self._started.state
         return self._coordinates(state.restarts[0][np.isfinite(state.ends[0])])
 
     @property
     def best_optimum(self) -> Array:
-        """The coordinates of the best of these, (1, k); (0, k) if there is none."""
+        """The coordinates of the best end of these descents, (1, k); (0, k) if there is none."""
         z = self._started.state.z
         return self._coordinates(z[np.isfinite(z).all(axis=1)])
 
     def descended(self, t: Array) -> Array:
-        """The coordinates where descents from t (c, k) ended, (c, k)."""
+        """Descend from coordinates t (c, k), and return the ends, (c, k)."""
         z = self._search.units.coordinates(self.prior.codes(t))
         start = Start.unperturbed(_ONE, z[None])
         self._started.descents.improve(start, np.zeros(1), self.watch)
@@ -172,7 +172,7 @@ class Target:
         return self._coordinates(ended)
 
     def lower(self, t: Array) -> Array:
-        """The ends of descents from t (c, k) where the code is more probable, else t."""
+        """Descend from t (c, k), and keep each end at which the code is more probable; return t for the others."""
         ended = self.descended(t)
         after, before = (self.code_energies(each, self.energies(each)) for each in (ended, t))
         return np.where((after < before)[:, None], ended, t)
@@ -183,14 +183,14 @@ class Target:
 
 
 class DenseLayers:
-    """Layers x = weight * phi(W h + b) as matrix products: of few codes, they cost less than in PyTorch."""
+    """Layers x = weight * phi(W h + b) as matrix products; for few codes they are faster than PyTorch."""
 
     def __init__(self, layers: list[FoldedLayer]) -> None:
         self._layers = [(layer, np.ascontiguousarray(layer.dense.T)) for layer in layers]
         self._slopes: list[Array] = []
 
     def outputs(self, z: Array, differentiated: bool = False) -> Array:
-        """The outputs at codes z (c, k), (c, m); ``differentiated`` prepares :meth:`gradients`."""
+        """Return the outputs, (c, m), at codes z (c, k); ``differentiated`` prepares :meth:`gradients`."""
         x, self._slopes = z, []
         for layer, transposed in self._layers:
             u = x @ transposed + layer.bias
@@ -201,7 +201,7 @@ class DenseLayers:
         return x if weight is None else x * weight
 
     def gradients(self, derivatives: Array) -> Array:
-        """The derivatives by the codes of the last call of :meth:`outputs`, (c, k), from those by outputs, (c, m)."""
+        """Return derivatives by codes, (c, k), at the last call of :meth:`outputs`, given those by outputs, (c, m)."""
         weight = self._layers[-1][0].weight
         back = derivatives if weight is None else derivatives * weight
         for (_, transposed), slopes in zip(reversed(self._layers), reversed(self._slopes), strict=True):
@@ -210,7 +210,7 @@ class DenseLayers:
 
 
 def _slopes(activation: Activation, u: Array, x: Array) -> Array:
-    """phi'(u), where x = phi(u); at a kink, the slope for negative arguments."""
+    """Return phi'(u), where x = phi(u); at a kink, the slope for negative arguments."""
     if activation.name == "relu":
         return np.asarray(u > 0)
     if activation.smooth:

@@ -3,7 +3,7 @@ r"""Transitions that leave the posterior invariant: Hamiltonian Monte Carlo, and
 **Jumps.** A draw t' from the mixture q is accepted with probability
 :math:`\min(1, p(t') q(t) / (p(t) q(t')))` (the independence sampler).
 
-**Trajectories.** A component i of the mixture is drawn with probability :math:`r_i(t)`; near ones are probable.
+**Trajectories.** A component i of the mixture is drawn with probability :math:`r_i(t)`, which favours near components.
 Leapfrog steps in the metric of its covariance lead from t with momentum m to t' with m', which is accepted with
 probability
 
@@ -13,9 +13,10 @@ This is Hamiltonian Monte Carlo on the joint density :math:`p(t) r_i(t)` for fix
 Each mode thus has a metric of its own. Leapfrog steps are reversible and keep volume across kinks of G as well, so the
 posterior is invariant. The length of steps varies from trajectory to trajectory.
 
-**How often.** At a state with w = p / q, a jump is refused with probability :math:`\lambda = 1 - E_q \min(1, w' / w)`.
-Transitions of n jumps alone thus have the autocorrelation time :math:`E_p (1 + \lambda^n) / (1 - \lambda^n)`. Where it
-is short, few transitions have a trajectory: its gradients cost several times what the jumps do.
+**How often.** Let w = p / q. In a state with w, a jump is rejected with probability
+:math:`\lambda = 1 - E_q \min(1, w' / w)`. Transitions of n jumps alone thus have the autocorrelation time
+:math:`E_p (1 + \lambda^n) / (1 - \lambda^n)`. Where it is short, trajectories are rare: their gradients cost several
+times what the jumps do.
 
 Sources: Pompe, Holmes and Latuszynski, "A framework for adaptive MCMC targeting multimodal distributions", Annals of
 Statistics 48 (2020), for the auxiliary component and jumps; Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov
@@ -34,17 +35,17 @@ from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._target import Target
 
-# The length of a trajectory in whitened coordinates, about a quarter of a period, and the fewest and most steps of one.
+# The length of a trajectory in whitened coordinates, about a quarter of a period; the fewest and the most steps of one.
 _LENGTH, _FEWEST, _MOST = 1.5, 4, 32
-# The standard deviation of the logarithm of the length of steps.
+# The standard deviation of the logarithm of the step length.
 _JITTER = 0.2
-# The mean probability of acceptance that the length of steps is adapted to; the first gain of the adaptation, and the
-# number of its transitions that count when it goes on with another mixture.
+# The mean acceptance probability that the adaptation of the step length aims at, and the first gain of the adaptation.
+# When the adaptation goes on with another mixture, it counts as if it had made at most this many transitions.
 _ACCEPTANCE, _GAIN, _ANEW = 0.8, 0.3, 8
-# Where jumps alone have at most this autocorrelation time, one of so many transitions has a trajectory. With one in
-# each, draws would be at most so many times as many effective ones, at four times the cost or more.
+# If the autocorrelation time of jumps alone is at most 1.25, only one transition in 64 has a trajectory. With one in
+# each, at most 1.25 times as many draws would be effective, at four times the cost or more.
 _SHORT_TIME, _SELDOM = 1.25, 64
-# Proposals that are evaluated together, and the evaluations that each counts as.
+# The number of proposals that are evaluated together, and the number of evaluations that each counts as.
 _TOGETHER, _EVALUATIONS = 512, 16
 
 
@@ -63,32 +64,32 @@ class Chains(NamedTuple):
 
     @classmethod
     def at(cls, t: Array, target: Target, mixture: Mixture) -> Chains:
-        """Chains at t (c, k)."""
+        """Evaluate U and log q at coordinates t (c, k)."""
         return cls(t, target.energies(t), mixture.log_density(t))
 
     @property
     def log_ratios(self) -> Array:
-        """log p / q, unnormalised, (c,)."""
+        """The logarithm of the unnormalised ratio p / q, (c,)."""
         return -self.energies - self.log_density
 
     def rows(self, index: Index | slice) -> Chains:
-        """Some of them."""
+        """Return the states with these indices."""
         return Chains(*(each[index] for each in self))
 
     def moved(self, accepted: Flags, others: Chains) -> Chains:
-        """The states of the others where ``accepted`` (c,) is true."""
+        """Replace the states where ``accepted`` (c,) is true by the states of ``others``."""
         pairs = zip(self, others, strict=True)
         return Chains(*(np.where(accepted.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
 
 
 class Transitions:
-    """Transitions of the chains of one observation.
+    """Transitions of the chains of one observation: jumps in every one, and a trajectory in some or all.
 
     Attributes:
         step: the length of leapfrog steps in whitened coordinates.
-        every: one of so many transitions has a trajectory.
-        proposed: the logarithms of p / q, unnormalised, of all proposals of jumps since the last :meth:`begin`.
-        trajectories: the mean probabilities with which trajectories were accepted, of each one since then.
+        every: one transition in this many has a trajectory.
+        proposed: log p / q, unnormalised, of all jumps proposed since the last :meth:`begin`.
+        trajectories: the mean acceptance probability of each trajectory since then.
     """
 
     def __init__(self, target: Target, mixture: Mixture, rng: np.random.Generator) -> None:
@@ -97,10 +98,10 @@ class Transitions:
         self.begin(mixture)
 
     def begin(self, mixture: Mixture, draws: Array | None = None) -> None:
-        """Count anew, with this mixture.
+        """Start new counts with this mixture, and decide how often to make trajectories.
 
-        How often trajectories are made is decided by the logarithms of p / q of draws of the posterior, (N,), and of
-        the proposals so far. Without draws, weighted proposals take their place.
+        The decision uses log p / q of draws of the posterior, (N,), and of the proposals so far. Without draws,
+        weighted proposals take their place.
         """
         if mixture is not self._mixture:
             self._mixture, self._adapted = mixture, min(self._adapted, _ANEW)
@@ -119,11 +120,11 @@ class Transitions:
 
     @property
     def steps(self) -> int:
-        """The number of leapfrog steps of a trajectory, and of proposals of jumps between two trajectories."""
+        """The number of leapfrog steps in a trajectory, and of jumps proposed between two trajectories."""
         return int(np.clip(np.rint(_LENGTH / self.step), _FEWEST, _MOST))
 
     def move(self, chains: Chains, adapt: bool = False) -> Chains:
-        """Propose jumps of every chain, then a trajectory if it is due; ``adapt`` changes the length of its steps."""
+        """Propose jumps for every chain, then a trajectory if one is due; ``adapt`` adapts the step length."""
         chains, self._moves = self._jumped(chains), self._moves + 1
         if (self._moves - 1) % self.every:
             return chains
@@ -135,13 +136,13 @@ class Transitions:
         return chains
 
     def _propose(self, count: int) -> None:
-        """Draw proposals, which do not depend on the chains."""
+        """Draw proposals, which are independent of the states of the chains."""
         new = Chains.at(self._mixture.draw(count, self._rng), self.target, self._mixture)
         self.proposed = np.concatenate([self.proposed, new.log_ratios])
         self._waiting = Chains(*map(np.concatenate, zip(self._waiting, new, strict=True)))
 
     def _jumped(self, chains: Chains) -> Chains:
-        """Propose one jump of every chain after the other, as many as a trajectory has steps."""
+        """Propose jumps for every chain, one after the other, as many as a trajectory has steps."""
         count, tries = len(chains.t), self.steps
         if len(self._waiting.t) < count * tries:
             self._propose(max(count * tries, self.target.affordable(_TOGETHER, _EVALUATIONS)))
@@ -157,7 +158,7 @@ class Transitions:
         return chains.moved(last >= 0, proposals.rows(rows))
 
     def _followed(self, chains: Chains) -> tuple[Chains, Array]:
-        """Make a trajectory of every chain; return the probabilities with which they were accepted too, (c,)."""
+        """Make a trajectory from every chain; return the new states and the acceptance probabilities, (c,)."""
         (count, k), rng, each = chains.t.shape, self._rng, np.arange(len(chains.t))
         log_metrics = self._mixture.log_metrics(chains.t)
         # The Gumbel-max trick draws a component with these probabilities.
@@ -187,7 +188,7 @@ def _times(gradient: Array, factors: Array) -> Array:
 
 
 def _jump_time(draws: Array, shares: Array, proposed: Array, tries: int) -> float:
-    """The autocorrelation time of so many jumps, from log p / q at draws with these shares, (N,), and of proposals."""
+    """Compute the autocorrelation time of ``tries`` jumps from log p / q of draws (shares, (N,)) and of proposals."""
     refused = 1 - np.exp(np.minimum(proposed - draws[:, None], 0.0)).mean(axis=1)
     with np.errstate(divide="ignore"):  # a draw that no jump leaves
         return float(shares @ ((1 + refused**tries) / (1 - refused**tries)))

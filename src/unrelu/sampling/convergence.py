@@ -1,7 +1,7 @@
 """Whether Markov chains have mixed: R-hat, effective sample sizes and Monte Carlo errors, as ArviZ computes them.
 
-R-hat compares halves of chains by the ranks of their draws, and by those of the distances from the median. The tail's
-effective sample size is the smaller of those of the indicators of the lowest 5% and 95% of the draws.
+R-hat compares the halves of all chains, once by the ranks of their draws, once by the ranks of the distances from the
+median. The indicators of the lowest 5% and 95% of the draws have effective sample sizes; the tail's is the smaller one.
 
 Source: Vehtari, Gelman, Simpson, Carpenter and Buerkner, "Rank-normalization, folding, and localization: an improved
 R-hat for assessing convergence of MCMC", Bayesian Analysis 16 (2021).
@@ -17,23 +17,23 @@ import numpy as np
 from unrelu.errors import InputError
 from unrelu.runtime.array_types import Array, Flags
 
-# Chains have mixed if R-hat is at most the first and both effective sample sizes are at least the second, the limits
-# that Vehtari et al. recommend.
+# The limits that Vehtari et al. recommend. Chains have mixed if R-hat is at most the first number, and both effective
+# sample sizes are at least the second.
 RHAT, ESS = 1.01, 400
-# The probabilities of the quantiles whose effective sample sizes are the tail's.
+# The probabilities of the quantiles that define the tail's effective sample size.
 _TAILS = (0.05, 0.95)
-# Fewer draws of a chain, or chains, have no statistics.
+# The fewest draws of a chain, and the fewest chains, that have statistics.
 DRAWS, _CHAINS = 4, 2
 
 
 @dataclass(frozen=True, eq=False)
 class Convergence:
-    """The statistics of each coordinate, (k,); NaN where draws are NaN, or if there are too few.
+    """The convergence statistics of each coordinate, (k,); NaN where draws are NaN or too few.
 
     Attributes:
         rhat: rank-normalised split R-hat, the larger of bulk and folded; NaN for one chain, or if no draw differs.
         ess: effective sample size of the bulk.
-        tail_ess: that of the tails.
+        tail_ess: effective sample size of the tails.
     """
 
     rhat: Array
@@ -47,32 +47,32 @@ class Convergence:
 
 
 def convergence_of(draws: Array) -> Convergence:
-    """The statistics of draws (chain, draw, k).
+    """Compute the convergence statistics of draws (chain, draw, k).
 
     Raises:
-        InputError: the draws have another number of axes.
+        InputError: the draws do not have three axes.
     """
     rhat = _statistic("rhat", draws) if len(draws) >= _CHAINS else np.full(np.shape(draws)[2:], np.nan)
     return Convergence(rhat, *sample_sizes(draws))
 
 
 def sample_sizes(draws: Array) -> tuple[Array, Array]:
-    """The effective sample sizes of the bulk and of the tails of draws (chain, draw, k), (k,) each."""
+    """Compute the effective sample sizes of bulk and tails, (k,) each, of draws (chain, draw, k)."""
     return _statistic("ess", draws, method="bulk"), _statistic("ess", draws, method="tail", prob=_TAILS)
 
 
 def ess_of_mean(draws: Array) -> Array:
-    """The effective sample size of the mean of draws (chain, draw, k), without ranks, (k,)."""
+    """Compute the effective sample size of the mean, (k,), of draws (chain, draw, k), without ranks."""
     return _statistic("ess", draws, method="mean")
 
 
 def error_of_mean(draws: Array) -> Array:
-    """The Monte Carlo standard error of the mean of draws (chain, draw, k), (k,)."""
+    """Compute the Monte Carlo standard error of the mean, (k,), of draws (chain, draw, k)."""
     return _statistic("mcse", draws, method="mean")
 
 
 def _statistic(name: str, draws: Array, **options: Any) -> Array:
-    """A statistic of ArviZ of each coordinate of draws (chain, draw, k), (k,)."""
+    """Compute one of ArviZ's statistics for each coordinate, (k,), of draws (chain, draw, k)."""
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 -- half a second or more, where it is used
 
     if np.ndim(draws) != 3:

@@ -1,4 +1,4 @@
-"""A posterior as draws of codes: means, intervals, reconstructions and modes; whether the chains have mixed."""
+"""A posterior as draws of codes: means, intervals, reconstructions, modes, and whether the chains have mixed."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
     from unrelu.display.observation_figure import ObservationFigure
 
-# Coordinates of a corner plot by default.
+# The number of coordinates in a corner plot by default.
 _CORNER = 5
-# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
+# The number of draws behind intervals and pictures of reconstructions; it is smaller if the outputs are too large.
 _OUTPUTS = 1000
 
 
 def _number(name: str, text: str) -> Any:
-    """A number of each observation as an attribute."""
+    """Define a property with one number for each observation."""
     return property(lambda self: self._each_of(lambda one: getattr(one, name)), doc=text)
 
 
 def _statistic(name: str, text: str) -> Any:
-    """A statistic of each coordinate as an attribute."""
+    """Define a property with one statistic for each coordinate."""
     return property(lambda self: self._each_of(lambda one: getattr(one.statistics, name)[: self._k], self._k), doc=text)
 
 
 class Posterior(Answers):
     r"""Draws from p(z | y) for one observation or a batch, by several Markov chains, see :func:`unrelu.posterior`.
 
-    Arrays have the batch's leading shape, (B, ...), for a batch only. ``print(p)`` says what was found, and first of
-    all whether the chains have mixed. ``p[i]`` is the posterior of observation i; a slice, a boolean mask or an array
-    of indices gives those of several. ``len(p)`` and iteration work for a batch.
+    Arrays have the batch's leading shape, (B, ...), for a batch only. ``print(p)`` says first whether the chains have
+    mixed, then what was found. ``p[i]`` is the posterior of observation i. With a slice, a boolean mask or an array of
+    indices, it is the posterior of several observations. ``len(p)`` and iteration work for a batch.
 
     If the chains have not mixed, their draws may not represent the posterior. Then :attr:`mean`, :attr:`std`,
     :attr:`covariance` and :meth:`interval` give a :class:`~unrelu.errors.NotMixedWarning`.
@@ -80,7 +80,7 @@ class Posterior(Answers):
         return self.problem.network.latent_dim
 
     def _each_of(self, said: Callable[[SampledChains], Any], *shape: int, kind: type = float) -> Any:
-        """What is said of each observation, (B, *shape), or of the only one."""
+        """Evaluate ``said`` for each observation, (B, *shape), or for the only one."""
         found: Array = np.empty((len(self.chains), *shape), dtype=kind)
         for i, one in enumerate(self.chains):
             found[i] = said(one)
@@ -89,9 +89,9 @@ class Posterior(Answers):
     # --- draws --------------------------------------------------------------------------------------------------------
 
     def drawn(self, name: str) -> Array:
-        """The array ``name`` of the draws of all observations, (B, chain, draw, ...), or of the only one; codes flat.
+        """Return the array ``name`` of the draws, (B, chain, draw, ...), without B for one observation; codes are flat.
 
-        It is NaN, or 0 for the numbers of modes, where an observation has fewer draws than another.
+        Where an observation has fewer draws than another, the array is NaN, or 0 for the numbers of modes.
         """
         arrays = [getattr(one, name) for one in self.chains]
         if self.problem.single:
@@ -109,12 +109,12 @@ class Posterior(Answers):
 
     @property
     def z(self) -> Array:
-        """The draws, ``(chain, draw, *latent_shape)``; NaN where an observation of a batch was cut short."""
+        """The draws, ``(chain, draw, *latent_shape)``; NaN where sampling an observation of a batch was cut short."""
         return self.problem.network.shaped(self.drawn("z"))
 
     @property
     def log_likelihood(self) -> Array:
-        """log p(y | z) of each draw, up to a constant of y, (chain, draw): minus half the chi-square or deviance."""
+        """log p(y | z) of each draw, (chain, draw): minus half the chi-square or deviance, up to a constant of y."""
         return self.drawn("log_likelihood")
 
     log_evidence = _number("log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if not mixed.")
@@ -147,15 +147,15 @@ class Posterior(Answers):
     def status(self) -> Any:
         """MIXED if the chains agree, and at most 2% of the posterior was overlooked (:attr:`overlooked`).
 
-        They agree if over all coordinates and the log-likelihood R-hat <= 1.01 and both sample sizes are at least 400.
+        Chains agree if R-hat <= 1.01 and both sample sizes are >= 400, for all coordinates and the log-likelihood.
 
-        Otherwise NOT_MIXED; TIME_LIMIT or STOPPED if the sampling was cut short; ERROR if it failed.
+        Otherwise, the status is TIME_LIMIT or STOPPED if sampling was cut short, ERROR if it failed, else NOT_MIXED.
         """
         return self._each_of(lambda one: one.status, kind=object)
 
     @property
     def message(self) -> Any:
-        """The meaning of the status, with the numbers that decided it, and what to do."""
+        """The meaning of the status, the numbers behind it, and what to do."""
         return self._each_of(lambda one: message_of(one, self.problem.names), kind=object)
 
     rhat = _statistic("rhat", "Rank-normalised split R-hat of each coordinate over all chains, (k,).")
@@ -195,20 +195,20 @@ class Posterior(Answers):
         return np.asarray(self._each_of(lambda one: one.covariance, self._k, self._k))
 
     def interval(self, level: float, of: str = "z") -> tuple[Array, Array]:
-        """Equal-tailed intervals, one a number: the posterior has (1 - level) / 2 on either side.
+        """Compute an equal-tailed interval for each number, with probability (1 - level) / 2 on either side.
 
-        Those of reconstructions are of up to 1,000 evenly spaced draws.
+        Intervals of reconstructions use up to 1,000 evenly spaced draws.
 
         Args:
             level: the probability of each interval, between 0 and 1.
             of: "z" for the coordinates of the code, "reconstruction" for the entries of G(z).
 
         Returns:
-            (lower, upper), of the shape of a code or an output.
+            (lower, upper), each with the shape of a code or an output.
 
         Raises:
             OptionError: ``level`` is not between 0 and 1, or ``of`` is unknown.
-            InputError: the posterior was loaded without its network, and the interval is of reconstructions.
+            InputError: reconstructions are asked for, but the posterior was loaded without its network.
         """
         if not 0 < real_number("level", level, what := "a probability between 0 and 1, such as 0.9") < 1:
             raise OptionError(f"level={level} must be {what}")
@@ -226,12 +226,12 @@ class Posterior(Answers):
         return lower, upper
 
     def outputs(self, one: SampledChains) -> Array:
-        """G(z) of up to 1,000 evenly spaced draws of an observation, (count, *output_shape)."""
+        """Compute G(z) for up to 1,000 evenly spaced draws of an observation, (count, *output_shape)."""
         most = max(2, RECONSTRUCTION_NUMBERS // self.problem.network.output_dim)
         return self.problem.network.outputs(spaced(one.flat, min(_OUTPUTS, most, len(one.flat))))
 
     def reconstructions(self, count: int) -> Array:
-        """G(z) of evenly spaced draws, ``(count, *output_shape)``, repeated if there are fewer; NaN without draws.
+        """Compute G(z) for evenly spaced draws, ``(count, *output_shape)``, repeated if too few; NaN without draws.
 
         Raises:
             OptionError: ``count`` is not a whole number of at least 1.
@@ -248,8 +248,8 @@ class Posterior(Answers):
     def modes(self) -> Any:
         """The modes that draws belong to, the heaviest first: a tuple of :class:`Mode`, or a list of tuples.
 
-        Parts of the posterior are one mode if the density on the segment between their best draws falls to no less than
-        a tenth of that at the lower end, or if a chain of such parts joins them.
+        Two parts of the posterior belong to one mode if the density on the segment between their best draws never falls
+        below a tenth of the lower of the two end values. A chain of such parts is one mode as well.
         """
         shaped = self.problem.network.shaped
         return self._each([tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains])
@@ -279,18 +279,18 @@ class Posterior(Answers):
         return posterior_figure(panels(np.array([mean_of(each) for each in outputs])), flat, title)
 
     def plot_corner(self, coordinates: Sequence[int | str] | None = None) -> ObservationFigure:
-        """Draw coordinates of the code in pairs, as dots, and the histogram of each, with its 90% interval.
+        """Plot pairs of coordinates of the code as dots, and each coordinate's histogram with its 90% interval.
 
-        Each mode has a colour, and a cross at its best code.
+        Each mode has a colour, and a cross marks its best code.
 
         Args:
             coordinates: places in the flattened code, or names (:attr:`parameters`); None for the first five.
 
         Returns:
-            A Matplotlib figure, as :meth:`plot`.
+            A Matplotlib figure, like :meth:`plot`.
 
         Raises:
-            OptionError: a coordinate is not one of the code's, or named twice.
+            OptionError: a coordinate is unknown, or is named twice.
             TypeError: this is a batch; ``p[i].plot_corner()`` draws one of its observations.
             InputError: there are no draws.
         """
@@ -311,7 +311,7 @@ class Posterior(Answers):
         return corner_figure(draws, names, np.argsort(order)[place.ravel()], shares, best, title)
 
     def _coordinates(self, coordinates: Any) -> Index:
-        """Check the coordinates of a corner plot."""
+        """Check the coordinates of a corner plot, and return their indices."""
         names = self.problem.names.parameter_names
         given = range(min(self._k, _CORNER)) if coordinates is None else coordinates
         try:
@@ -331,9 +331,9 @@ class Posterior(Answers):
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.
 
-        Its groups are ``posterior`` with ``z``, and with the coordinates that have (other) names; ``sample_stats`` with
-        ``log_likelihood`` (the sum over all entries of y) and ``mode``; and ``observed_data`` with ``y``. Draws have
-        the dimensions chain and draw; those of a batch, then observation.
+        The group ``posterior`` holds ``z``, and each named coordinate under its name. The group ``sample_stats`` holds
+        ``mode`` and ``log_likelihood`` (the sum over all entries of y). The group ``observed_data`` holds ``y``. Draws
+        have the dimensions chain and draw, followed by observation for a batch.
 
         Raises:
             MissingPackageError: arviz-base is not installed.

@@ -1,6 +1,6 @@
 """Posteriors as files: the draws with their log-likelihoods and modes, and the problem.
 
-As in the file of a result, the network is not in it but its fingerprint.
+As with results, the file does not contain the network, only its fingerprint.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_
 from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
 from unrelu.sampling.sampled_chains import SampledChains
 
-# Arrays of a file: their types, their least and their largest numbers. Draws and codes of all observations are one
-# after the other; counts say how many belong to each.
+# The arrays of a file: types, smallest and largest numbers. The draws and codes of all observations are joined; counts
+# say how many belong to each.
 _ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
 _COLUMNS: Columns = {
     "z": _ANY, "best": _ANY, **dict.fromkeys(("mode", "draws", "modes"), _COUNT),
@@ -29,7 +29,7 @@ _COLUMNS: Columns = {
     **dict.fromkeys(("acceptance", "overlooked", "p_value"), (np.float64, 0.0, 1.0)),
 }  # fmt: skip
 _NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
-# Why a sampling can have been cut short; an empty text is that it was not.
+# The reasons why sampling can have been cut short. An empty text means that it was not.
 _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
 
 
@@ -57,7 +57,7 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
 
 
 def read_posterior_file(path: str | Path, network: Generator | None, operator: Any) -> dict[str, Any]:
-    """Read what a ``Posterior`` is made of.
+    """Read the arguments of a ``Posterior`` from a file.
 
     Raises:
         InputError: see :func:`unrelu.load_posterior`.

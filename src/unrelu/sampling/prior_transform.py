@@ -1,11 +1,11 @@
-r"""Codes as functions of standard normal coordinates, so that every prior is N(0, I).
+r"""Codes as functions of standard normal coordinates. In these coordinates every prior is N(0, I).
 
-With F the distribution function of a coordinate of the code under its prior, and :math:`\Phi` that of N(0, 1),
+Let F be the prior's distribution function for a coordinate of the code, and :math:`\Phi` that of N(0, 1). Then
 
 .. math:: z_j = F_j^{-1}(\Phi(t_j)), \qquad t \sim N(0, I)
 
-has the prior distribution. For N(m, s^2) this is m + s t, and for codes uniform between bounds l and u it is
-:math:`l + (u - l) \Phi(t)`. Between bounds a normal prior is truncated. A sampler in t needs no walls.
+has the prior distribution. For N(m, s^2), z is m + s t. For codes uniform between bounds l and u, z is
+:math:`l + (u - l) \Phi(t)`. Bounds truncate a normal prior. A sampler in t thus needs no bounds.
 
 Source: the probability integral transform; Rosenblatt, "Remarks on a multivariate transformation", Annals of
 Mathematical Statistics 23 (1952).
@@ -23,7 +23,7 @@ from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Flags
 
-# Coordinates t of codes at a bound are at most this large: the probability beyond is 3e-7.
+# Codes at a bound have coordinates t of at most this size; the probability beyond it is 3e-7.
 _EDGE = 5.0
 # Bounds must hold at least this share of the prior.
 _LEAST_SHARE = 1e-9
@@ -31,12 +31,12 @@ _LEAST_SHARE = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class PriorTransform:
-    """Codes with a normal prior, truncated to the bounds, or uniform between them, as functions of t ~ N(0, I).
+    """Codes as functions of t ~ N(0, I), with a normal prior truncated to bounds or a uniform prior between bounds.
 
     Attributes:
-        mean, std: those of the normal distribution, (f,), of the f coordinates that are not fixed.
-        bounds: the bounds of these.
-        uniform: which of these are uniform between their bounds, (f,).
+        mean, std: the mean and the standard deviation, (f,), of the f coordinates that are not fixed.
+        bounds: the bounds of the f coordinates.
+        uniform: which of the f coordinates are uniform between their bounds, (f,).
         of_codes: the bounds of all k coordinates of codes.
     """
 
@@ -48,13 +48,14 @@ class PriorTransform:
 
     @classmethod
     def of(cls, bounds: Bounds, normal: Normal | None) -> PriorTransform:
-        """The normal distribution within bounds; with None, uniform between two finite bounds, else N(0, 1) within one.
+        """Build the prior from a normal distribution and bounds.
 
-        Coordinates with an infinite standard deviation are uniform between their bounds.
+        Coordinates with an infinite standard deviation are uniform between their bounds. If ``normal`` is None,
+        coordinates with two finite bounds are uniform, and others are N(0, 1) within their bounds.
 
         Raises:
             InputError: the bounds hold next to nothing of the prior, or a coordinate with an infinite standard
-                deviation has not two finite ones.
+                deviation lacks a finite bound.
         """
         if bounds.fixed.all():
             raise InputError("fixed: all coordinates have a value, so that nothing is left to draw; leave one free")
@@ -88,12 +89,12 @@ class PriorTransform:
         return self.bounds.none
 
     def _outside(self) -> tuple[Array, Array]:
-        """The probabilities below and above the bounds under the normal distribution, (k,) each."""
+        """Compute the probabilities below and above the bounds under the normal distribution, (f,) each."""
         with np.errstate(over="ignore"):
             return (ndtr((self.bounds.lower - self.mean) / self.std), ndtr((self.mean - self.bounds.upper) / self.std))
 
     def codes(self, t: Array) -> Array:
-        """z, (..., k), for coordinates t, (..., f)."""
+        """Compute the codes z, (..., k), at coordinates t (..., f)."""
         return self.of_codes.with_free(self._free_codes(t))
 
     def _free_codes(self, t: Array) -> Array:
@@ -101,7 +102,7 @@ class PriorTransform:
             return self.mean + self.std * t
         below, above = self._outside()
         inside = 1 - below - above
-        # In the upper half, probabilities are counted from above: close to 1 they would be rounded.
+        # In the upper half, probabilities are counted from above: probabilities close to 1 would be rounded.
         lower, upper = below + inside * ndtr(t), above + inside * ndtr(-t)
         z = self.mean + self.std * np.where(t < 0, _quantile(lower, t, inside), -_quantile(upper, -t, inside))
         low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
@@ -109,12 +110,12 @@ class PriorTransform:
         return np.asarray(self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z)))
 
     def energies(self, z: Array) -> Array:
-        """-log p(z), up to a constant, for codes z (..., k) within the bounds, (...)."""
+        """Compute -log p(z), (...), up to a constant, for codes z (..., k) within the bounds."""
         standardised = (z[..., ~self.of_codes.fixed] - self.mean) / self.std
         return np.asarray(0.5 * np.where(self.uniform, 0.0, np.square(standardised)).sum(axis=-1))
 
     def slopes(self, t: Array, z: Array) -> Array:
-        """dz/dt of the free coordinates at t with codes z (..., k), (..., f)."""
+        """Compute dz/dt of the free coordinates, (..., f), at t with codes z (..., k)."""
         z = z[..., ~self.of_codes.fixed]
         if self.affine:
             return np.broadcast_to(self.std, t.shape)
@@ -127,7 +128,7 @@ class PriorTransform:
         return np.asarray(np.where(self.uniform, of_uniform, of_normal))
 
     def coordinates(self, z: Array) -> Array:
-        """t for codes z (..., k) within the bounds; for codes at a bound, t is cut off at 5 standard deviations."""
+        """Compute t for codes z (..., k) within the bounds; at a bound, t is cut off at 5 standard deviations."""
         z = z[..., ~self.of_codes.fixed]
         if self.affine:
             return (z - self.mean) / self.std
@@ -144,5 +145,5 @@ class PriorTransform:
 
 
 def _quantile(p: Array, t: Array, inside: Array) -> Array:
-    """The standard normal quantile of p; where p is rounded to 0, that of inside * ndtr(t), by logarithms."""
+    """Compute the standard normal quantile of p, or by logarithms of inside * ndtr(t) where p is rounded to 0."""
     return np.asarray(np.where(p > 0, ndtri(p), ndtri_exp(np.log(np.maximum(inside, _LEAST_SHARE)) + log_ndtr(t))))

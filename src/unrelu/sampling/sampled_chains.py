@@ -1,4 +1,4 @@
-"""What a sampler hands over for an observation: draws, their log-likelihoods and modes; and whether they have mixed."""
+"""What the sampler returns for an observation: draws, log-likelihoods and modes, and whether the chains have mixed."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Mode:
 
 @dataclass(frozen=True, eq=False)
 class SampledChains:
-    """The draws of one observation: C chains of D draws of codes of k coordinates, flat.
+    """The draws of one observation: C chains of D draws each, of flattened codes with k coordinates.
 
     Attributes:
         z: the draws, (C, D, k).
         log_likelihood: log p(y | z) of each draw, up to a constant of y, (C, D).
         mode: the number of the mode that each draw belongs to, (C, D).
         best: the best codes of the modes, (M, k).
-        ended: why the sampling was cut short; None if it was not.
-        log_evidence, log_evidence_error, seconds, acceptance, overlooked, p_value: see :class:`~unrelu.Posterior`; NaN
-            for what was not computed.
-        fixed: which coordinates have one value, (k,); these have mixed.
+        ended: why sampling was cut short; None if it was not.
+        log_evidence, log_evidence_error, seconds, acceptance, overlooked, p_value: see :class:`~unrelu.Posterior`;
+            NaN if not computed.
+        fixed: which coordinates have a fixed value, (k,); they count as mixed.
 
     Raises:
         InputError: a draw belongs to no mode.
@@ -76,7 +76,7 @@ class SampledChains:
 
     @classmethod
     def without_draws(cls, chains: int, k: int, ended: Status | None = None) -> SampledChains:
-        """Those of an observation that was not sampled, and why."""
+        """Make the empty chains of an observation that was not sampled; ``ended`` says why."""
         z = np.empty((chains, 0, k))
         return cls(z, z.sum(axis=2), z.sum(axis=2, dtype=int), np.empty((0, k)), ended=ended, overlooked=np.nan)
 
@@ -89,23 +89,23 @@ class SampledChains:
 
     @cached_property
     def statistics(self) -> Convergence:
-        """Those of the coordinates, and at last of the log-likelihood unless it is the same everywhere."""
+        """The statistics of the coordinates; the last entry is the log-likelihood's, unless that is constant."""
         return statistics_of(self.z, self.log_likelihood, self.fixed)
 
     @property
     def agree(self) -> bool:
-        """Whether all statistics are within their limits."""
+        """Whether the statistics of all coordinates are within their limits."""
         return bool(self.statistics.mixed.all())
 
     @property
     def status(self) -> Status:
-        """MIXED if the chains agree and next to nothing was overlooked; else why it ended early, or NOT_MIXED."""
+        """MIXED if the chains agree and at most 2% was overlooked; else why sampling was cut short, or NOT_MIXED."""
         if self.agree and self.overlooked <= OVERLOOKED:
             return Status.MIXED
         return self.ended or Status.NOT_MIXED
 
     def worst(self, name: str) -> tuple[float, int]:
-        """The worst R-hat or sample size and its coordinate, k for the log-likelihood; NaN is the worst of all."""
+        """Find the worst R-hat or sample size and its coordinate, k for the log-likelihood; NaN is worst of all."""
         values = getattr(self.statistics, name)
         badness = values if name == "rhat" else -values
         place = int(np.argmax(np.where(np.isnan(badness), np.inf, badness)))
@@ -115,18 +115,18 @@ class SampledChains:
 
     @property
     def mean(self) -> Array:
-        """The mean, (k,); NaN without draws."""
+        """The mean of the draws, (k,); NaN without draws."""
         return mean_of(self.flat)
 
     @cached_property
     def covariance(self) -> Array:
-        """The covariance, (k, k); NaN for fewer than two draws."""
+        """The covariance of the draws, (k, k); NaN for fewer than two draws."""
         known = ~np.broadcast_to(self.fixed, self.z.shape[2:])
         return np.where(known & known[:, None], covariance_of(self.flat), 0.0)
 
     @property
     def deviation(self) -> Array:
-        """The standard deviations, (k,)."""
+        """The standard deviations of the coordinates, (k,)."""
         return np.sqrt(np.diag(self.covariance))
 
     @cached_property
@@ -143,9 +143,9 @@ class SampledChains:
 
 
 def statistics_of(z: Array, log_likelihood: Array, fixed: Flags | bool = False) -> Convergence:
-    """The statistics of draws (C, D, k), and at last of their log-likelihoods (C, D) unless these are all the same.
+    """Compute the statistics of draws (C, D, k) and, unless they are constant, of their log-likelihoods (C, D).
 
-    ``fixed`` coordinates, (k,), have an R-hat of 1 and as many effective draws as there are.
+    The log-likelihood comes last. ``fixed`` coordinates, (k,), have an R-hat of 1, and all their draws are effective.
     """
     varies = log_likelihood.size and log_likelihood.min() < log_likelihood.max()
     drawn = np.concatenate([z, log_likelihood[..., None]], axis=2) if varies else z
@@ -157,23 +157,23 @@ def statistics_of(z: Array, log_likelihood: Array, fixed: Flags | bool = False) 
 
 
 def spaced(draws: Array, count: int) -> Array:
-    """Evenly spaced rows, (count, ...); the same row repeatedly if there are fewer."""
+    """Select evenly spaced rows, (count, ...); rows repeat if there are fewer."""
     rows = ((np.arange(count) + 0.5) * len(draws) / count).astype(np.intp)
     return draws[rows] if len(draws) else draws
 
 
 def mean_of(draws: Array) -> Array:
-    """The mean of draws (N, ...), (...); NaN without draws."""
+    """Compute the mean, (...), of draws (N, ...); NaN without draws."""
     return draws.mean(axis=0) if len(draws) else np.full(draws.shape[1:], np.nan)
 
 
 def interval_of(draws: Array, level: float) -> Array:
-    """The ends of equal-tailed intervals of draws (N, ...), (2, ...); NaN without draws."""
+    """Compute the ends, (2, ...), of equal-tailed intervals of draws (N, ...); NaN without draws."""
     ends = ((1 - level) / 2, (1 + level) / 2)
     return np.quantile(draws, ends, axis=0) if len(draws) else np.full((2, *draws.shape[1:]), np.nan)
 
 
 def covariance_of(draws: Array) -> Array:
-    """The covariance of draws (N, k), (k, k); NaN for fewer than two."""
+    """Compute the covariance, (k, k), of draws (N, k); NaN for fewer than two."""
     k = draws.shape[1]
     return np.cov(draws, rowvar=False).reshape(k, k) if len(draws) > 1 else np.full((k, k), np.nan)

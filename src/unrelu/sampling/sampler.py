@@ -1,14 +1,14 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. That they agree is no evidence that
-they have seen all modes, so further descents look for modes that all of them have overlooked, and those that ended in
-each mode are counted (:mod:`~unrelu.sampling._modes`). If the chains do not agree, or there are such modes, the mixture
-is fitted to the draws and has components at those modes, the draws are discarded, and another round begins; from the
-third on, they make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov
+After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. Chains that agree may still all have
+missed a mode. Further descents therefore look for overlooked modes, and the descents that end in each mode are counted
+(:mod:`~unrelu.sampling._modes`). If the chains disagree or modes were overlooked, the draws are discarded and another
+round begins. Its mixture is fitted to the old draws, with components at the overlooked modes. From the third round on,
+each round makes twice as many transitions for each draw. Nothing is adapted within a round, so its chains are Markov
 chains.
 
-The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
-posterior, by bridge sampling.
+The evidence is estimated by bridge sampling, from the draws of the posterior and from the proposals of jumps, which are
+independent draws of the mixture.
 
 Sources: Meng and Wong, "Simulating ratios of normalizing constants via a simple identity", Statistica Sinica 6 (1996);
 for the standard error, Frühwirth-Schnatter, "Estimating marginal likelihoods for mixture and Markov switching models
@@ -31,17 +31,17 @@ from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, statistics_of
 
-# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
-# least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its
-# last part.
+# The number of transitions in each part of the warm-up. After each part, the mixture is fitted to the second half of
+# the draws. If the least effective sample size is below this share of the draws, the mixture gets further components,
+# and the last part is made.
 _WARM_UP, _EFFICIENT = (60, 140, 280), 0.1
-# Transitions between rounds, in which the length of steps adapts to the fitted mixture.
+# The number of transitions between rounds, in which the step length adapts to the fitted mixture.
 _ADAPTED = 40
-# Transitions for each draw, in each round. The second is as long as the first, because its mixture is a better one.
+# Transitions per draw in each round. The second round is as long as the first, because its mixture is better.
 _THINNING = (1, 1, 2, 4, 8)
-# The largest rounding error of a log-likelihood: it is accepted and rejected by their differences.
+# The largest rounding error of a log-likelihood. Proposals are accepted by differences of log-likelihoods.
 _ROUNDING = 0.05
-# Bridge sampling: its iterations, and the largest standard error of the logarithm that is reported.
+# Bridge sampling: the number of iterations, and the largest standard error of the log evidence that is reported.
 _ITERATIONS, _LARGEST_ERROR = 50, 0.5
 
 
@@ -53,7 +53,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
         prior: the prior of codes.
         draws: the number of draws of each chain.
         chains: the number of chains.
-        rng: all random numbers are drawn from it.
+        rng: the source of all random numbers.
 
     Raises:
         FloatingPointError: y is so far from all outputs, in units of the noise, that log-likelihoods are rounding.
@@ -76,13 +76,13 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
 
 
 class _Sampler:
-    """The chains of one observation, and the draws that are kept of them.
+    """The chains of one observation, and the draws that they have made.
 
     Attributes:
         t, energies: the draws, (c, draw, k), and their U, (c, draw).
-        proposed: the logarithms of p / q of the proposals of jumps of that time.
+        proposed: log p / q of the jumps proposed while these draws were made.
         overlooked: see :class:`~unrelu.Posterior`.
-        drawn_from: the mixture q of that time.
+        drawn_from: the mixture q with which these draws were made.
     """
 
     def __init__(self, target: Target, mixture: Mixture, starts: Array, rng: np.random.Generator) -> None:
@@ -93,14 +93,14 @@ class _Sampler:
         self.acceptance = np.nan
 
     def warm_up(self, count: int) -> bool:
-        """Make transitions that adapt, and fit the mixture; whether there is time to go on."""
+        """Make adaptive transitions, and fit the mixture; return whether there is time left."""
         self._run(count, 1, adapt=True)
         if self.t.shape[1] > 1:
             self._fit(self.t.shape[1] // 2)
         return self.target.watch.reason is None
 
     def round(self, draws: int, thinning: int, number: int) -> bool:
-        """Fit the mixture to the draws of the round before, if any, and draw anew; whether there is time to go on."""
+        """Fit the mixture to the previous round's draws, if any, and draw anew; return whether there is time left."""
         if number:
             self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
@@ -111,7 +111,7 @@ class _Sampler:
         return self.target.watch.reason is None
 
     def _run(self, draws: int, thinning: int, before: Array | None = None, adapt: bool = False) -> None:
-        """Make transitions and keep every one of ``thinning``, until the watch says stop."""
+        """Make transitions, and keep every ``thinning``-th state as a draw, until the watch says stop."""
         self.transitions.begin(self.mixture, before)
         t, energies = [], []
         for _ in range(draws):
@@ -126,7 +126,7 @@ class _Sampler:
         self.acceptance = float(np.mean(self.transitions.trajectories))
 
     def _fit(self, first: int) -> None:
-        """Fit the mixture to the draws from number ``first`` on, with further components if they are inefficient."""
+        """Fit the mixture to the draws from index ``first`` on; first add components if the draws are inefficient."""
         draws, energies = self.t[:, first:].reshape(-1, self.target.k), self.energies[:, first:].ravel()
         if self.efficiency < _EFFICIENT:
             self.mixture = extended(self.target, self.mixture, draws, energies, self._rng)
@@ -135,17 +135,17 @@ class _Sampler:
 
     @property
     def _log_ratios(self) -> Array:
-        """The logarithms of p / q, unnormalised, of the draws, (c, draw)."""
+        """log p / q, unnormalised, of the draws, (c, draw)."""
         log_density = self.drawn_from.log_density(self.t.reshape(-1, self.target.k))
         return -self.energies - log_density.reshape(self.energies.shape)
 
     @property
     def log_likelihood(self) -> Array:
-        """(c, draw)."""
+        """The log-likelihoods of the draws, (c, draw)."""
         return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
 
     def finished(self) -> bool:
-        """Whether the chains agree, and further descents find nothing more that they have overlooked."""
+        """Check whether the chains agree, and whether further descents find nothing more that was overlooked."""
         self.overlooked = np.nan
         prior = self.target.prior
         if not statistics_of(prior.codes(self.t), self.log_likelihood, prior.of_codes.fixed).mixed.all():
@@ -157,12 +157,12 @@ class _Sampler:
 
     @property
     def efficiency(self) -> float:
-        """The least effective sample size of the second half of the draws, as a share of their number."""
+        """The least effective sample size of the second half of the draws, divided by their number."""
         late = self.t[:, self.t.shape[1] // 2 :]
         return float(np.min(sample_sizes(late)) / (late.shape[0] * late.shape[1]))
 
     def chains(self) -> SampledChains:
-        """The draws, with their modes and the evidence, NaN where its error is above one half."""
+        """Return the draws with their modes and the evidence, which is NaN if its error is above one half."""
         (mode, best), (log_z, error) = self._modes(), self._evidence()
         error = float(np.hypot(error, np.log1p(-OVERLOOKED)))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
@@ -174,7 +174,7 @@ class _Sampler:
         )  # fmt: skip
 
     def _modes(self) -> tuple[Integers, Array]:
-        """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
+        """Number the mode of each draw, (c, draw), and find the coordinates of each mode's best code, (M, k)."""
         target, mixture, found = self.target, self.drawn_from, self.target.best_optimum
         flat = np.concatenate([self.t.reshape(-1, target.k), found])
         u = np.concatenate([self.energies.ravel(), target.energies(found)])
@@ -186,14 +186,14 @@ class _Sampler:
         return np.argsort(order)[mode[: self.energies.size]].reshape(self.energies.shape), best[order]
 
     def _evidence(self) -> tuple[float, float]:
-        """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error."""
+        """Estimate the log integral of exp(-U), and its standard error, by bridge sampling."""
         of_draws, proposed = self._log_ratios, self.proposed
         effective = float(ess_of_mean(expit(of_draws - np.median(of_draws))[..., None])[0])
         if not effective > 1 or not len(proposed):
             return np.nan, np.nan
         odds, log_z = np.log(effective / len(proposed)), float(np.median(of_draws))
         for _ in range(_ITERATIONS):
-            # Each draw counts by the probability that it came from the other of the two densities.
+            # Each draw is weighted by the probability that it came from the other of the two densities.
             above = logsumexp(log_expit(proposed - log_z + odds) - odds) - np.log(len(proposed))
             below = logsumexp(log_expit(log_z - odds - of_draws)) - np.log(of_draws.size)
             log_z += float(above - below)
