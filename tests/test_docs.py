@@ -36,8 +36,7 @@ def test_examples_of_the_readme():
     check_page(ROOT / "README.md")
 
 
-# That of from_jax needs JAX: tests/ecosystem.
-@pytest.mark.parametrize("name", [name for name in unrelu.__all__ if name != "from_jax"])
+@pytest.mark.parametrize("name", unrelu.__all__)
 def test_every_public_name_has_an_example(name):
     public = getattr(unrelu, name)
     check(inspect.cleandoc((public if inspect.ismodule(public) else inspect.unwrap(public)).__doc__), name)

@@ -13,7 +13,7 @@ from unrelu._version import __version__ as __version__
 _imported, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
 # ``import *`` does without what needs an optional package.
-__all__ = [name for name in _names if name not in ("LatentInverter", "adapters")]
+__all__ = [name for name in _names if name not in ("LatentInverter", "adapters", "from_jax")]
 
 
 def __getattr__(name: str) -> Any:
