@@ -96,7 +96,7 @@ def asked(
 
 
 def _length(work: Work, size: int, pooled: bool) -> int:
-    """Return the default number of observations of a chunk. It depends on no time, so it is the same on any machine.
+    """Return the default number of observations of a chunk. No timing is involved: all machines get the same.
 
     If the noise level is estimated from a whole chunk, the chunk has enough observations for the estimate.
     """

@@ -110,7 +110,7 @@ class Store:
         return max(1, min(self.size, _CHUNK // column.row_bytes))
 
     def _parts(self, column: Column, start: int, stop: int) -> Iterator[tuple[Path, int, slice]]:
-        """Yield the files with rows start to stop - 1, each with its first such row and the slice of these rows."""
+        """Yield each file with rows start to stop - 1, the place of the first one in it, and the slice of its rows."""
         rows, ends = self._rows(column), ["0"] * len(column.shape)
         for i in range(start // rows, math.ceil(stop / rows)):
             first, last = max(start, i * rows), min(stop, (i + 1) * rows)
