@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 def options_in(message: str, parameters: Sequence[Any]) -> str:
-    """The line that names the options for the arguments that a message of the library mentions, ``noise=`` or such."""
+    """Return a line with the options for the arguments, such as ``noise=``, that a message of the library mentions."""
     words = {word.partition("=")[0].rpartition("(")[2].strip("`'\"") for word in message.split() if "=" in word}
     named = [p.opts[0] for p in parameters if p.name in words and p.opts[0].startswith("-")]
     if any(p.name == "model_option" for p in parameters):
@@ -47,12 +47,12 @@ class _Command(TyperCommand):
             if line := options_in(str(error), self.params):
                 error.add_note(line)
             raise
-        except KeyboardInterrupt as error:  # of which Typer makes an exit status without a document
+        except KeyboardInterrupt as error:  # Typer would turn it into an exit status without a document
             raise Interrupted from error
 
 
 def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add a command to a panel of the help, with its docstring as paragraphs that Typer wraps."""
+    """Add a command to a panel of the help. Its docstring becomes paragraphs that Typer wraps."""
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         name = example.partition(" ")[0]
@@ -64,7 +64,7 @@ def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callab
 
 
 def _flat(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with the fields of the classes of :mod:`unrelu.cli.options` as parameters, which Typer reads."""
+    """Replace parameters whose types are classes of :mod:`unrelu.cli.options` by their fields, which Typer reads."""
     groups: dict[str, tuple[Any, list[str]]] = {}
     flat = []
     for parameter in signature(function, eval_str=True).parameters.values():

@@ -42,11 +42,11 @@ class Section:
     """One generator, one kind of observation, and the results of every method.
 
     Attributes:
-        model: name in the zoo.
+        model: the name of the generator in the zoo.
         real: whether observations are noisy held-out digits instead of noisy outputs of the generator.
-        count: number of observations.
-        methods: labels of the methods, in the order in which they run: a refinement runs after its start.
-        seed: the seed of the true codes or the choice of digits, of the noise and of the starts, each with its stream.
+        count: the number of observations.
+        methods: the labels of the methods in the order of their runs: a refinement runs after its start.
+        seed: the seed of the true codes or the choice of digits, the noise and the starts; each has its own stream.
     """
 
     model: str
@@ -69,17 +69,17 @@ class Section:
         self.observed = self.clean + noise.normal(0, 0.1, self.clean.shape)
 
     def run(self, method: str) -> None:
-        """Invert the observations by one method and keep the result; a refinement's time includes that of its start."""
+        """Invert the observations by one method and keep the result. A refinement's time includes its start's time."""
         start = self.results["linf"] if method == _REFINED else None
         options: dict[str, Any] = {"max_iterations": _DESCENT_STEPS} if method == "gradient_descent" else {}
         if method == "adam" and self.model == "mnist-dcgan":
-            options = {"setting": "celeba"}  # of Adam's paper for such generators
+            options = {"setting": "celeba"}  # the setting of Adam's paper for such generators
         name, z0 = ("lm", start.z) if start else (method, None)
         result = invert(self.network, self.observed, name, noise=_NOISE, z0=z0, seed=self.seed, **options)
         self.results[method] = replace(result, seconds=result.seconds + start.seconds) if start else result
 
     def table(self) -> list[str]:
-        """A table of the methods, from the smallest residual to the largest."""
+        """Return a table of the methods, from the smallest residual to the largest."""
         noise = np.linalg.norm((self.observed - self.clean).reshape(self.count, -1), axis=1)
         misfits = {method: np.median(result.residual("l2") / noise) for method, result in self.results.items()}
         rows = []
@@ -96,7 +96,7 @@ class Section:
 
 
 def sections(seed: int = SEED) -> list[Section]:
-    """The sections of the demonstration for a seed; the wide generators get fewer observations."""
+    """Return the sections of the demonstration for a seed. Wide generators get fewer observations."""
     return [
         Section("mnist-relu", False, 24, seed=seed),
         Section("mnist-relu", True, 24, seed=seed),
@@ -124,7 +124,7 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> str:
 
 
 def draw(done: list[Section]) -> Figure:
-    """A grid of images, a row for the first observation of each section: truth, observation and reconstructions."""
+    """Draw a grid of images. A row shows truth, first observation and its reconstructions for one section."""
     figure = Figure(figsize=(1.22 * (len(METHODS) + 3), 1.62 * len(done) + 1.2), layout="constrained")
     figure.suptitle("The first observation of each table, G(z) of each method, and whether noise explains the rest")
     axes = figure.subplots(len(done), len(METHODS) + 3, squeeze=False)

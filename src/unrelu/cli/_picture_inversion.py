@@ -30,9 +30,9 @@ class Given:
     Attributes:
         y: the observations as they are stored.
         scale: the value of ``--scale``; for a picture without this option, the scale of the generator.
-        names: file names of the observations; None for arrays.
+        names: the file names of the observations; None for arrays.
         description: the picture in words; empty for arrays.
-        shape: (H, W) or (3, H, W) of the picture, or of that of one observation; None where it is none.
+        shape: (H, W) or (3, H, W) if there is one observation and it is a picture; otherwise None.
     """
 
     y: npt.NDArray[Any]
@@ -43,13 +43,13 @@ class Given:
 
 
 def read_given(data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None) -> Given:
-    """Read observations from a file of arrays, or one observation from a picture, mapped to the generator's scale.
+    """Read observations from a file of arrays, or one observation and its scale from a picture.
 
     Args:
         data: the file.
         network: G, which determines the size and the scale of pictures.
         size: (height, width) to resize a picture to.
-        scale: LOW,HIGH or none; None is the generator's own for a picture.
+        scale: "LOW,HIGH" or "none"; for a picture, None stands for the scale of the generator.
     """
     if is_picture(data):
         y, shape = read_picture(data, network.output_shape, size)
@@ -65,14 +65,13 @@ def read_given(data: Path, network: Generator, size: tuple[int, int] | None, sca
 
 
 def read_picture(path: Path, output: Shape, size: tuple[int, int] | None) -> tuple[npt.NDArray[Any], Shape]:
-    """The picture in a file, for a generator with outputs of this shape.
+    """Read the picture in a file, for a generator with outputs of this shape.
 
     Returns:
-        Its values as they are stored, of the generator's output shape; and their shape as a picture, (H, W) or
-        (3, H, W).
+        The stored values in the generator's output shape, and their shape as a picture, (H, W) or (3, H, W).
 
     Raises:
-        InputError: it cannot be read, or the generator makes other pictures, or none.
+        InputError: the file cannot be read, or the generator makes no pictures, or pictures of another size.
     """
     found, made = decoded(path, size), picture_shape(output)
     if isinstance(found, str):
@@ -88,13 +87,13 @@ def read_picture(path: Path, output: Shape, size: tuple[int, int] | None) -> tup
 
 
 def picture_shape(output: Shape) -> Shape | None:
-    """(H, W) or (3, H, W) of the picture that an output of this shape is; None if it is none."""
+    """Return the shape (H, W) or (3, H, W) in which an output is a picture; None if it is not a picture."""
     shape = drawn_shape(output)
     return None if shape is None else shape[1:] if shape[0] == 1 else shape
 
 
 def check_picture(path: Path, given: Given, network: Generator) -> tuple[float, float]:
-    """The values of black and white; a file is refused that cannot be a picture of the reconstruction."""
+    """Return the values of black and white. Refuse an output file if the reconstruction is not one picture."""
     if given.shape is None:
         raise InputError(f"-o {path} is one picture, and DATA is more than one, or none; name a folder, e.g. -o out")
     if path.is_symlink() or not path.parent.is_dir():
@@ -104,7 +103,7 @@ def check_picture(path: Path, given: Given, network: Generator) -> tuple[float, 
 
 
 def write_picture(path: Path, reconstruction: npt.NDArray[Any], shape: Shape | None, ends: tuple[float, float]) -> str:
-    """Write a reconstruction as 8-bit grey or RGB, and return a message. Values beyond black and white are cut."""
+    """Write a reconstruction as 8-bit grey or RGB, and return a message. Clip values beyond black and white."""
     if not np.isfinite(reconstruction).all():
         return f"{path} is not written, as no code was found"
     low, high = map(float, ends)

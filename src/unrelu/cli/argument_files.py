@@ -1,4 +1,4 @@
-"""What options say, as the arguments of the library: models, observations, masks, matrices, noise, numbers."""
+"""Reading options as arguments of the library: models, observations, masks, matrices, noise, numbers."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 
 def read_observations(path: Path, what: str = "observations", name: str = "y") -> npt.NDArray[Any]:
-    """The array in a ``.npy`` file, or the one in a ``.npz`` file (called ``name`` if it holds several).
+    """Read the array in a ``.npy`` file, or in a ``.npz`` file the only array, else the one called ``name``.
 
-    ``what`` it holds is for messages.
+    Messages call the content ``what``.
     """
     if path.is_dir() or path.suffix.lower() not in (".npy", ".npz"):
         others = "; `unrelu run` reads folders of pictures, HDF5 and Zarr" if what == "observations" else ""
@@ -99,7 +99,7 @@ def read_observations(path: Path, what: str = "observations", name: str = "y") -
 
 
 def _arrays(path: str | Path, *names: str) -> list[npt.NDArray[Any]]:
-    """The arrays of these names in a ``.npz`` file; a single one may have any name if it is alone."""
+    """Read the arrays of these names from a ``.npz`` file. For one name, a single array may be called anything."""
 
     def chosen(held: list[str]) -> Sequence[str]:
         if len(held) == len(names) == 1:
@@ -115,7 +115,7 @@ def _arrays(path: str | Path, *names: str) -> list[npt.NDArray[Any]]:
 
 
 def read_question(asked: Measured) -> dict[str, Any]:
-    """The arguments of :func:`unrelu.invert` that options state, but for the scale; those left out are missing."""
+    """Return the arguments of :func:`unrelu.invert` that options state, without the scale and omitted options."""
     stated: dict[str, Any] = {"noise": asked.noise, "operator": read_measurement(asked.mask, asked.operator)}
     if asked.noise is not None and _is_npz(asked.noise):
         held = read_npz(asked.noise, lambda held: [name for name in held if name in ("std", "covariance")])
@@ -132,7 +132,7 @@ def read_question(asked: Measured) -> dict[str, Any]:
 
 
 def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
-    """The names and values of :func:`unrelu.profile` from texts such as ``h=0.6,0.8,15``."""
+    """Parse names and values for :func:`unrelu.profile` from texts such as ``h=0.6,0.8,15``."""
     names: list[str | int] = []
     values = []
     for name, given in options_of(texts, "--along").items():
@@ -145,12 +145,12 @@ def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
 
 
 def _place(name: str) -> str | int:
-    """A coordinate by name, or by its place if that is a number."""
+    """Return the place of a coordinate if the text is a whole number, else its name."""
     return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def read_measurement(mask: Path | None, operator: Path | None) -> Mask | Matrix | None:
-    """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse."""
+    """Read ``operator=`` of :func:`unrelu.invert` from a file: 0/1 masks, or a dense or SciPy sparse matrix."""
     if mask is not None and operator is not None:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     if mask is not None:
@@ -161,16 +161,16 @@ def read_measurement(mask: Path | None, operator: Path | None) -> Mask | Matrix 
         return Mask(array.astype(bool))
     if operator is None:
         return None
-    # Every array is read and checked before SciPy reads it.
+    # Every array is read and checked before SciPy reads the file.
     if _is_npz(operator) and read_npz(operator, lambda held: held if "format" in held else []):
         return Matrix(_sparse(operator))
     return Matrix(read_observations(operator, "operators", "operator"))
 
 
 def read_masks(asked: Measured, network: Generator) -> dict[str, Any]:
-    """The argument of :func:`unrelu.run`: one mask of a ``.npy`` file as an operator, many as a data set."""
+    """Return masks as an argument of :func:`unrelu.run`: one ``.npy`` mask as ``operator``, many masks as ``masks``."""
     if asked.mask is not None and asked.mask.suffix.lower() == ".npy":
-        with opened(asked.mask) as (stream, size):  # only the header is read, as it may hold many masks
+        with opened(asked.mask) as (stream, size):  # only the header, since the file may hold many masks
             shape = npy_header(stream, size, str(asked.mask)).shape
         if shape in (network.output_shape, (network.output_dim,)):
             return {"operator": read_measurement(asked.mask, asked.operator)}
@@ -182,7 +182,7 @@ def _is_npz(path: str | Path) -> bool:
 
 
 def _pair(option: str, text: str, names: tuple[str, str]) -> Sequence[Any]:
-    """Two numbers, or two arrays of these names from a ``.npz`` file."""
+    """Parse two numbers, or read two arrays of these names from a ``.npz`` file."""
     if _is_npz(text):
         return _arrays(text, *names)
     pair = _value(text)
@@ -195,7 +195,7 @@ def _pair(option: str, text: str, names: tuple[str, str]) -> Sequence[Any]:
 
 
 def _sparse(path: Path) -> sparse.csr_array:
-    """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
+    """Read the matrix that ``scipy.sparse.save_npz`` wrote, and check every index, since SciPy does not check later."""
     try:
         made = sparse.load_npz(path)
         if len(made.shape) != 2 or min(made.shape) < 1:
@@ -206,5 +206,5 @@ def _sparse(path: Path) -> sparse.csr_array:
         return sparse.csr_array(made)
     except UnreluError:
         raise
-    except Exception as error:  # of SciPy and NumPy: ValueError, TypeError, KeyError, IndexError, OverflowError, ...
+    except Exception as error:  # SciPy and NumPy raise ValueError, TypeError, KeyError, IndexError, ...
         raise InputError(f"{path} is no sparse matrix of SciPy ({error!s:.200}); use scipy.sparse.save_npz") from error

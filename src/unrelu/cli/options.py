@@ -1,6 +1,6 @@
-"""Every option of the commands, declared once, and what the shell completes.
+"""Every option of the commands, declared once, and its shell completion.
 
-Options that several commands share are fields of a class; a parameter of this class has them all.
+Options that several commands share are the fields of a class. A parameter of this class gives a command all of them.
 
 Nothing heavy is imported here, because ``--help`` and every completion would wait for it.
 """
@@ -22,7 +22,7 @@ METHODS = ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm", "gra
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 NOISE = ("uniform", "gaussian", "outliers", "rounding", "poisson", "negative-binomial")
 NORMS = ("l2", "l1", "linf", "huber")
-# What --model-option takes.
+# The names that --model-option takes.
 MODEL_OPTIONS = ("latent_shape", "names", "output_log")
 _MODEL_FILES = (".onnx", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl", ".pickle", os.sep)
 # Options by the panels of a command's help.
@@ -37,7 +37,7 @@ def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Names of the zoo, model files and folders that begin with the incomplete word."""
+    """Return the names of the zoo, model files and folders that begin with the incomplete word."""
     paths = (path + os.sep * os.path.isdir(path) for path in sorted(glob.glob(f"{glob.escape(incomplete)}*")))
     return [*_beginning(ZOO)(incomplete), *(path for path in paths if path.lower().endswith(_MODEL_FILES))]
 
@@ -71,7 +71,7 @@ Device = Annotated[str | None, in_reading(help="Where to compute: cpu, cuda, cud
 
 @dataclass(frozen=True)
 class Reading:
-    """How the model is read."""
+    """Options for reading the model."""
 
     layers: Layers = None
     activation: ActivationName = None
@@ -100,7 +100,7 @@ ArrayName = Annotated[str | None, in_question(help="Name of the array in a file 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was observed."""
+    """Options that state what was observed."""
 
     noise: Annotated[
         str | None,
@@ -130,7 +130,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Question(Measured):
-    """The same, with what is known of codes."""
+    """Options that state what was observed, and what is known about codes."""
 
     prior: Annotated[
         str | None,
@@ -193,7 +193,7 @@ Json = Annotated[bool, in_output("--json", help="One JSON document on standard o
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What becomes of the results."""
+    """Options for the output of results."""
 
     overwrite: Overwrite = False
     quiet: Quiet = False
@@ -202,6 +202,6 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(OutputOptions):
-    """What becomes of the results, with a folder for them."""
+    """Options for the output of results, with a folder."""
 
     output: Annotated[Path, in_output("--output", "-o", help="Folder for the results; must not exist.")]

@@ -25,11 +25,11 @@ from unrelu.errors import UnreluError
 
 
 def main() -> None:
-    """Run the command line, and end the process with its exit status. Errors are printed on standard error."""
+    """Run the command line, and end the process with its exit status. Print errors on standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot encode
-    # The parent process may have interrupts ignored, as a shell does for background jobs. They stay ignored then.
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
+    # The parent process may ignore interrupts, as a shell does for background jobs. Then they stay ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
     try:
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError:  # reported already, or the reader has ended
+    except OSError:  # already reported, or the reader has ended
         nothing_more()
     sys.exit(status)
 
@@ -49,7 +49,7 @@ def _asked_for_json() -> bool:
 
 
 def _status() -> int:
-    from unrelu.cli._app import app  # once Ctrl-C is handled
+    from unrelu.cli._app import app  # only after Ctrl-C is handled
 
     try:
         status = app(prog_name="unrelu", standalone_mode=not _asked_for_json())
@@ -59,9 +59,9 @@ def _status() -> int:
 
 
 def _interrupted(number: int, frame: Any) -> None:
-    """End at once. An exception would break packages that are being imported, or get lost in a finalizer.
+    """End the process at once. An exception would break packages during their import, or get lost in a finalizer.
 
-    Commands that write what they have found handle the first Ctrl-C themselves.
+    Commands that write partial results handle the first Ctrl-C themselves.
     """
     with suppress(OSError):
         os.write(2, b"\x1b[?25hinterrupted\n" if os.isatty(2) else b"interrupted\n")  # a bar has hidden the cursor
@@ -82,7 +82,7 @@ def _failed(error: Exception) -> int:
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         message = f"{where}{error.strerror or error}"
-    elif hasattr(error, "format_message"):  # of Typer, with --json
+    elif hasattr(error, "format_message"):  # an error of Typer, with --json
         message = f"{error.format_message()} (see --help)"
     else:
         raise error

@@ -22,9 +22,9 @@ from unrelu.runtime.file_writing import as_json, check_own_files, storing, write
 from unrelu.runtime.run_control import Progress
 from unrelu.sampling.draws import Posterior
 
-# What to do where results cannot be written.
+# The advice when results cannot be written.
 _ADVICE = "free space, or name another folder"
-# What lines say of posteriors and certificates, by the names of their attributes.
+# The attributes of posteriors and certificates that the lines state.
 _OF_POSTERIORS = ("message", "p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
 _OF_CERTIFICATES = (
     "lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds", "box",
@@ -33,7 +33,7 @@ _OF_CERTIFICATES = (
 
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
-    """Make the output folder before any work starts; one that holds something is refused without ``overwrite``."""
+    """Make the output folder before any work starts. Refuse a folder that is not empty, except with ``overwrite``."""
     try:
         refuse_existing(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 def answering(
     folder: Folder, method: str, unit: str = "iteration", made: bool = True
 ) -> Iterator[tuple[Callable[[Progress], bool], Event]]:
-    """What :func:`progress_bar` yields; the folder is ``made`` first, and removed where nothing comes of the work."""
+    """Enter :func:`progress_bar`. Make the folder first if ``made``; remove it if the work fails and it is empty."""
     with removed_if_empty(folder.output), progress_bar(folder.quiet, method, unit) as shown:
         if made:
             prepare_output(folder.output, folder.overwrite)
@@ -62,10 +62,10 @@ def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, An
 
 
 def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """One dictionary an observation: what happened to it, and its residuals, recomputed from z.
+    """Return a dictionary for each observation: its verdict, and its residuals, recomputed from z.
 
-    ``name`` is that of its file, None where observations have none; ``index`` tells them apart. ``parameters`` are its
-    code by name, if coordinates have names.
+    ``name`` is its file name, or None; ``index`` tells observations apart. ``parameters`` is its code by name, if
+    coordinates have names.
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
@@ -79,7 +79,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[
 def _rows(
     answer: Inversion | Posterior, names: Sequence[str] | None, columns: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One dictionary an observation: which it is, its status, and the entries of columns."""
+    """Return a dictionary for each observation: index, name, seed, status, and its entries of the columns."""
     told = {"status": np.atleast_1d(answer.status), **{name: np.atleast_1d(values) for name, values in columns.items()}}
     return [
         {"index": i, "name": names[i] if names else None, "seed": answer.problem.seed}
@@ -97,10 +97,10 @@ def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[s
 
 
 def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """One dictionary for each observation; ``names`` are those of their files.
+    """Return a dictionary for each observation; ``names`` are file names.
 
     The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
-    are mean, standard deviation and ends of the interval by name.
+    holds mean, standard deviation and the ends of the interval by name.
     """
     columns = {name: getattr(posterior, name) for name in _OF_POSTERIORS} | numbers_of_posterior(posterior)
     modes = [posterior.modes] if posterior.problem.single else posterior.modes
@@ -114,7 +114,7 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
 
 
 def _summary(draws: Any) -> dict[str, Any]:
-    """Mean, standard deviation and the ends of the interval of the draws of one parameter."""
+    """Return mean, standard deviation and the ends of the interval from the draws of one parameter."""
     draws = draws[np.isfinite(draws)]
     if draws.size < 2:
         return dict.fromkeys(("mean", "std", "lower", "upper"))
@@ -132,7 +132,7 @@ def write_profile(folder: Path, found: Profile, rows: Sequence[Mapping[str, Any]
 
 
 def profile_records(found: Profile) -> list[dict[str, Any]]:
-    """One dictionary a value: the lines of ``results.jsonl``."""
+    """Return a dictionary for each value of the profile: the lines of ``results.jsonl``."""
     held = (dict(zip(found.names, point, strict=True)) for point in itertools.product(*found.values))
     return [
         as_json({**point, "fun": fun, "confidence": sure, "p_value": p})
@@ -141,9 +141,9 @@ def profile_records(found: Profile) -> list[dict[str, Any]]:
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    """Write ``certificate-N.npz`` of each, ``certificates.jsonl``, ``codes.npy`` (one code if ``single``) and pictures.
+    """Write each ``certificate-N.npz``, ``certificates.jsonl``, ``codes.npy`` (one code if ``single``) and pictures.
 
-    Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
+    Remove certificates and pictures of an earlier run from the folder, as they may belong to other observations.
     """
     from unrelu.report.certificates import draw_bounds, draw_box
 
@@ -164,7 +164,7 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
 
 
 def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
-    """One dictionary a certificate: the lines of ``certificates.jsonl``."""
+    """Return a dictionary for each certificate: the lines of ``certificates.jsonl``."""
     return [
         as_json({"index": i, "status": c.status.name, **{name: getattr(c, name) for name in _OF_CERTIFICATES}})
         for i, c in enumerate(certificates)

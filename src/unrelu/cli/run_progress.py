@@ -1,4 +1,4 @@
-"""What a run prints: a line for each chunk, a bar, and how the run ended; and its columns as files."""
+"""The output of a run: a line for each chunk, a progress bar, the outcome, and columns as files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from unrelu.runs.journal import busy_seconds
 from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.interrupts import STOPS
 
-# The most errors that are printed for one chunk or for a whole run; the report has all.
+# The most errors that are printed for one chunk or for a whole run. The report shows all.
 _ERRORS = 5
 
-# What each status says.
+# The meaning of each status.
 _MEANINGS = {status.name: status.value for status in Status}
 
 
@@ -47,7 +47,7 @@ class Watcher:
         self._began, self._computed = time.monotonic(), 0
 
     def __call__(self, progress: RunProgress) -> bool:
-        """Show a chunk or a warning; return whether to stop."""
+        """Show a chunk or a warning, and return whether to stop."""
         if progress.warning:
             self.warnings.append(progress.warning)
             self.print(f"warning: {progress.warning}")
@@ -72,7 +72,7 @@ class Watcher:
 
 @contextmanager
 def watching(quiet: bool) -> Iterator[Watcher]:
-    """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop; a second one is an exception."""
+    """Yield a watcher with its bar. A Ctrl-C or SIGTERM of a batch system asks it to stop; a second one raises."""
     said = (
         "stopping when the running chunks are finished (Ctrl-C again to end at once)",
         "ended at once; run the same command again to resume from the last finished chunk",
@@ -85,7 +85,7 @@ def watching(quiet: bool) -> Iterator[Watcher]:
 
 
 def check_exports(paths: Sequence[Path]) -> None:
-    """Refuse files for columns that cannot be written, before anything is computed."""
+    """Refuse files that cannot be written or do not have a column's name, before anything is computed."""
     every = {column.name for column in columns_of((), (), (), predictions=True, posterior=True, named=1)}
     for path in paths:
         if path.suffix != ".npy" or path.stem not in every or not path.parent.is_dir():
@@ -94,7 +94,7 @@ def check_exports(paths: Sequence[Path]) -> None:
 
 
 def export_columns(run: Run, paths: Sequence[Path]) -> None:
-    """Write each column of a finished run that is called as the file, chunk by chunk."""
+    """Write the column with the name of each file, chunk by chunk, from a finished run."""
     for path in paths:
         first = run.read(path.stem, 0, 1)
         header = {"descr": first.dtype.str, "fortran_order": False, "shape": (run.size, *first.shape[1:])}
@@ -108,21 +108,21 @@ def export_columns(run: Run, paths: Sequence[Path]) -> None:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The progress of a run, for JSON."""
+    """Return the progress of a run for JSON."""
     names = ("finished", "running", "chunks", "size", "done", "success", "counts", "mixed", "failed")
     counted = {"finished_chunks": len(run.records), "errors": len(run.errors)}
     return {"folder": run.folder, **{name: getattr(run, name) for name in names}, **counted}
 
 
 def problems(run: Run) -> list[str]:
-    """What is wrong with which observations of the finished chunks, as the last lines of a command."""
+    """Return the last lines of a command: how many observations failed, and how many posteriors have not mixed."""
     failed = f"{run.failed} of {run.done} observations failed, `unrelu report {run.folder}` has their messages"
     posteriors = [] if run.mixed is None else run.column("posterior_status").tolist()
     return [failed if run.failed else "", unmixed(posteriors, f"`unrelu report {run.folder}`")]
 
 
 def status_lines(run: Run) -> list[str]:
-    """The progress of a run, as lines of text."""
+    """Return the progress of a run as lines of text."""
     about = run.manifest["about"]
     what = ", ".join(f"{name} {about['question'].get(name, 'unknown')}" for name in ("method", "noise", "seed"))
     state = "finished" if run.finished else "running" if run.running else "stopped"
@@ -137,7 +137,7 @@ def status_lines(run: Run) -> list[str]:
 
 
 def outcome_lines(run: Run) -> list[str]:
-    """A table of statuses with their counts, the time, and the location of the results."""
+    """Return a table of statuses with their counts, the time, and the location of the results, as lines."""
     rows = [[name, str(count), _MEANINGS.get(name, "of another version")] for name, count in run.counts.items()]
     return [
         f"{run.done} observations, {run.success} with success",
@@ -149,14 +149,14 @@ def outcome_lines(run: Run) -> list[str]:
 
 
 def work_of(records: Sequence[Record]) -> str:
-    """The time of all workers, and that in which at least one of them worked."""
+    """Describe the total time of all workers, and the wall time in which at least one of them worked."""
     wall = busy_seconds(records)
     count, work = len({record.worker for record in records}), sum(record.seconds for record in records)
     return f"{work:.1f} s of work by {count} worker{'s' * (count > 1)}, {wall:.1f} s of wall time"
 
 
 def _errors(errors: dict[int, str]) -> list[str]:
-    """The first error messages, by observation, and the number of further ones."""
+    """Return the first error messages, by observation, and the number of further messages."""
     lines = [f"  observation {i}: {text}" for i, text in list(errors.items())[:_ERRORS]]
     more = len(errors) - _ERRORS
     return [*lines, f"  and {more} more; the report has them all"] if more > 0 else lines

@@ -1,4 +1,4 @@
-"""What commands print and where: results, progress bars that can be interrupted, how many observations failed.
+"""The output of commands: results, progress bars that can be interrupted, and the number of failed observations.
 
 Heavy modules are imported where they are used, so that ``unrelu --help`` does not wait for PyTorch.
 """
@@ -36,7 +36,7 @@ class Interrupted(Exception):
 
 
 def write(text: str) -> None:
-    """Write a line to standard output. After the reader has ended, as ``head`` does, the rest is dropped.
+    """Write a line to standard output. If the reader has ended, as ``head`` does, drop all further output.
 
     Raises:
         StorageError: standard output is a file on a full disk.
@@ -72,7 +72,7 @@ def plain(text: str) -> str:
 
 
 def console_of(quiet: bool) -> Console:
-    """Standard error for bars and lines of progress; work goes on when nobody reads them any more."""
+    """Return a console on standard error for progress. If its reader ends, the work continues."""
     from rich.console import Console
 
     class StandardError(Console):
@@ -86,12 +86,12 @@ def console_of(quiet: bool) -> Console:
 
 
 def leave(command: str, document: Mapping[str, Any]) -> None:
-    """Write the document of a command, which does nothing after it that can fail."""
+    """Write the document of a command. The command does nothing afterwards that can fail."""
     write(json.dumps(as_json({"command": command, "version": __version__, **document}), allow_nan=False))
 
 
 def error_document(kind: str, message: str, status: int) -> str:
-    """The document of an error, as one line."""
+    """Return the document of an error, as one line."""
     return json.dumps({"error": {"type": kind, "message": message, "status": status}})
 
 
@@ -99,22 +99,22 @@ def error_document(kind: str, message: str, status: int) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name ends as those of PNG and JPEG files do."""
+    """Check whether the name ends like the name of a PNG or JPEG file."""
     return path.suffix.lower() in (".png", ".jpg", ".jpeg") and not path.is_dir()
 
 
 def refuse_existing(output: Path, overwrite: bool, resumes: bool = False) -> None:
-    """Refuse an output that exists, before anything is imported; ``resumes`` allows a folder with a run in it.
+    """Refuse an output that exists, before anything is imported. ``resumes`` allows the folder of a run.
 
     Raises:
-        InputError: it is a file and should be a folder.
+        InputError: the output is a file and should be a folder.
         OutputExistsError: a picture of this name exists, or a folder that is not empty.
     """
     if not output.exists():
         return
     if not output.is_dir() and not is_picture(output):
         raise InputError(f"{output} is a file; name a folder for the results")
-    runs = resumes and (output / "chunks.jsonl").exists()  # also of one that ended before it had begun
+    runs = resumes and (output / "chunks.jsonl").exists()  # also a run that ended before its first chunk
     if not overwrite and not runs and (output.is_file() or any(output.iterdir())):
         other = "folder" if output.is_dir() else "name"
         raise OutputExistsError(f"{output} exists; choose another {other}, or pass --overwrite to replace its results")
@@ -140,7 +140,7 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 def interruptible_bar(
     quiet: bool, description: str, first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[tuple[Bar, threading.Event]]:
-    """A bar that the work is to start, and an event that the first Ctrl-C sets; messages are for both."""
+    """Yield a bar that the work has to start, and an event that the first Ctrl-C sets. Messages are for each Ctrl-C."""
     from unrelu.display.progress_bar import bar_of
     from unrelu.runtime.interrupts import interruptible
 
@@ -157,7 +157,7 @@ def interruptible_bar(
 def progress_bar(
     quiet: bool, method: str, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
-    """A callback that updates a progress bar, and an event that the first Ctrl-C sets to stop and keep the results."""
+    """Yield a callback that updates a progress bar, and an event: the first Ctrl-C sets it to stop and keep results."""
     message = "stopping; the results so far will be written (Ctrl-C again to end at once)"
     with interruptible_bar(quiet, method, message) as (bar, interrupted):
 
@@ -173,7 +173,7 @@ def progress_bar(
 
 
 def unmixed(statuses: Sequence[str], where: str) -> str:
-    """How many posteriors have mixed, have not, and were cut short, and which file says more; "" if all have mixed."""
+    """Say how many posteriors mixed, did not mix or were cut short, and which file says more; "" if all mixed."""
     mixed, not_mixed = statuses.count("MIXED"), statuses.count("NOT_MIXED")
     if mixed == len(statuses):
         return ""
@@ -186,7 +186,7 @@ def finish(
     command: str, folder: OutputFolder, interrupted: threading.Event, rows: Sequence[Mapping[str, Any]], *texts: object,
     problem: str = "", **more: Any,
 ) -> None:  # fmt: skip
-    """End a command with a row for each observation: its document with how many have each status, or its texts."""
+    """Print the JSON document of a command, with a row for each observation, or its texts. Then end the command."""
     if folder.json:
         counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
         found = {"output": folder.output, "size": len(rows), "counts": counts, **more}
@@ -196,7 +196,7 @@ def finish(
 
 
 def end(interrupted: bool, *problems: str) -> None:
-    """End a command with exit status 130, 1 or 0; say what is wrong with which observations."""
+    """End a command with exit status 130, 1 or 0, and print the problems, if any."""
     import typer
 
     found = [problem for problem in problems if problem]

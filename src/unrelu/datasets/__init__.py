@@ -1,4 +1,4 @@
 """Data sets of observations and of masks: anything with a shape, a type and slices, wherever it is stored.
 
-What was tried and why it is as it is: studies/notes/runs.md.
+Experiments and reasons for the design: studies/notes/runs.md.
 """

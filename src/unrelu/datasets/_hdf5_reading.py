@@ -1,6 +1,6 @@
-"""Datasets of HDF5 files that strangers made: nothing outside of a file is read, and no filter runs but HDF5's own.
+"""Reading untrusted HDF5 files: nothing outside a file is read, and only HDF5's own filters run.
 
-Importing it needs h5py.
+Importing this module needs h5py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from unrelu.datasets.data_set import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, opened
 
-# Filters of HDF5: gzip, shuffle, Fletcher's check sum and LZF. Others may be libraries that HDF5 would load.
+# HDF5's own filters: gzip, shuffle, Fletcher's checksum and LZF. Other filters may be libraries that HDF5 would load.
 _FILTERS = (1, 2, 3, 32000)
 
 
 def open_hdf5(location: str, choose: Callable[[Sequence[str]], str]) -> StoredArray:
-    """The dataset of a file that ``choose`` picks by its path. Soft and external links are not followed."""
+    """Open the dataset of a file that ``choose`` picks by its path. Do not follow soft and external links."""
     with _file(location) as file:
         names: list[str] = []
         file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
@@ -37,13 +37,13 @@ def open_hdf5(location: str, choose: Callable[[Sequence[str]], str]) -> StoredAr
 
 
 def _file(location: str) -> Any:
-    with opened(location):  # a regular file, which h5py is then given the name of
+    with opened(location):  # checks that it is a regular file; h5py then opens it by its name
         # Many network file systems have no locks; a reader needs none.
         return h5py.File(location, "r", locking="best-effort")
 
 
 def _check(dataset: Any, location: str) -> None:
-    """Refuse a dataset that is stored elsewhere, has chunks that are too large, or is compressed by another filter."""
+    """Refuse a dataset that is stored in other files, has too large chunks, or is compressed by another filter."""
     if dataset.external or dataset.is_virtual:
         raise InputError(f"{location}: {dataset.name} is stored in other files, which are not read; copy it into one")
     if dataset.chunks is None:

@@ -1,4 +1,4 @@
-"""Zarr stores of strangers: nothing outside of them is read, and no code in them is run."""
+"""Reading untrusted Zarr stores: nothing outside a store is read, and no code in it is run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.file_writing import check_own_files
 
-# Codecs that run no code of the store's author.
+# Codecs that cannot run code of the store's author.
 _CODECS = ("transpose", "bytes", "crc32c", "zstd", "gzip", "blosc")
 
 
 def open_zarr(location: str, choose: Callable[[Sequence[str]], str]) -> StoredArray:
-    """The array in a folder, or that of the group there which ``choose`` names.
+    """Open the array in a folder. If the folder holds a group, ``choose`` names the array.
 
-    Chunks that were never written hold its fill value. Only format 3 is read: format 2 may name pickle as a codec,
-    which would run code of the store's author.
+    Chunks that were never written hold the fill value. Only format 3 is read: format 2 may name pickle as a codec,
+    and pickle would run code of the store's author.
     """
     folder = Path(location)
     check_own_files(folder, "only files in the store itself are read")
@@ -33,7 +33,7 @@ def open_zarr(location: str, choose: Callable[[Sequence[str]], str]) -> StoredAr
         check_names(names, location)
         node = node[choose(names)]
     else:
-        choose([""])  # it has no name
+        choose([""])  # a single array has no name
     _check_codecs(node, location)
     check_chunks(location, tuple(node.shape), tuple(node.chunks), np.dtype(node.dtype).itemsize)
 
@@ -46,7 +46,7 @@ def open_zarr(location: str, choose: Callable[[Sequence[str]], str]) -> StoredAr
 
 
 def _check_codecs(array: Any, location: str) -> None:
-    """Refuse an array with other codecs, or with chunks of several sizes."""
+    """Refuse an array with a codec that is not allowed, or with chunks of several sizes."""
     if odd := [name for codec in array.metadata.codecs if (name := codec.to_dict()["name"]) not in _CODECS]:
         check_names(odd, location)
         raise InputError(

@@ -1,4 +1,4 @@
-"""A data set that is read in parts, and its observations as a generator puts them out."""
+"""A data set that is read in parts, and its observations with masks and scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.file_reading import check_stated_size
 
 Shape = tuple[int, ...]
-# Chunks that one observation may be in: each may be a file.
+# The most chunks that may hold one observation: each may be a file.
 _CHUNKS = 2**14
 # Why observations cannot be used, by their index in a batch.
 Problems = dict[int, str]
@@ -26,9 +26,9 @@ Problems = dict[int, str]
 
 @dataclass(frozen=True, eq=False)
 class StoredArray:
-    """An array in a file: its shape, its type, and a function from i and j to the entries ``[i:j]``.
+    """An array in a file: its shape, its type, and a function that reads the entries ``[i:j]`` for i and j.
 
-    The file is opened at every read, so that none is held open.
+    Every read opens and closes the file.
     """
 
     shape: Shape
@@ -41,13 +41,13 @@ class StoredArray:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Observations (B, \\*shape) in an array of any kind: NumPy's, h5py's, Zarr's, or files that look like one.
+    """Observations (B, \\*shape) in any kind of array: NumPy, h5py, Zarr, or files that behave like an array.
 
     Attributes:
-        location: where it is, for messages.
-        values: the array. It has a shape, a dtype and slices ``[i:j]``, and is read nowhere else.
-        names: the file of each observation; empty where observations are no files.
-        white: what counts as 1 in masks: 1, or full white in images.
+        location: where the data set is, for messages.
+        values: the array. It has a shape, a dtype and slices ``[i:j]``. Only this class reads it.
+        names: the file name of each observation; empty if observations are not files.
+        white: the value that counts as 1 in masks: 1, or full white in images.
     """
 
     location: str
@@ -72,7 +72,7 @@ class DataSet:
         return dtype
 
     def check(self) -> DataSet:
-        """Refuse what is no batch of real numbers, or has observations larger than the setting allows."""
+        """Refuse a data set that is not a batch of real numbers, or has observations larger than the setting allows."""
         shape = tuple(self.values.shape)
         if len(shape) < 2:
             raise InputError(
@@ -88,13 +88,13 @@ class DataSet:
         return self
 
     def read(self, start: int, stop: int) -> tuple[Array, Problems]:
-        """Observations start to stop - 1, float64; NaN where one cannot be read, and why.
+        """Read observations start to stop - 1 as float64. One that cannot be read is NaN, with its problem in words.
 
         Raises:
-            InputError: none of them can be read, and neither can the first of the data set.
+            InputError: none of them can be read, and neither can the first observation of the data set.
         """
         try:
-            with np.errstate(over="ignore"):  # of extended precision; the infinity is then a problem of its observation
+            with np.errstate(over="ignore"):  # extended precision may overflow to infinity, which is reported
                 return np.array(self.values[start:stop], dtype=np.float64), {}
         except MemoryError:
             raise
@@ -111,7 +111,7 @@ class DataSet:
             return np.concatenate([values for values, _ in each]), problems
 
     def read_masks(self, start: int, stop: int) -> tuple[Flags, Problems]:
-        """Masks start to stop - 1, (B, n): which entries were observed. Stored are 0 and 1, or black and white."""
+        """Read masks start to stop - 1, (B, n): which entries were observed. Files hold 0 and 1, or black and white."""
         values, problems = self.read(start, stop)
         flat = values.reshape(stop - start, -1)
         seen, odd = flat == self.white, (flat != 0) & (flat != self.white)
@@ -130,8 +130,8 @@ class Observations:
     Attributes:
         data: the observations as they are stored.
         masks: a mask for every observation, or None.
-        operator: A, for all observations alike.
-        scaling: from stored values to those of the generator.
+        operator: A, the same for all observations.
+        scaling: maps stored values to the units of the generator.
     """
 
     data: DataSet
@@ -140,9 +140,9 @@ class Observations:
     scaling: Scaling
 
     def read(self, start: int, stop: int) -> tuple[Array, Flags, Problems]:
-        """Observations start to stop - 1 as they are stored, (B, m), and which entries count, (B, m).
+        """Read observations start to stop - 1 as stored, (B, m), which entries were observed, (B, m), and problems.
 
-        Entries that do not count are 0, whatever is stored there. Observations with a problem are NaN.
+        Entries that were not observed become 0. Observations with a problem become NaN.
         """
         seen, problems = self.operator.seen(stop - start), Problems()
         if self.masks is not None:
@@ -157,13 +157,13 @@ class Observations:
         return flat, seen, dict(sorted(problems.items()))
 
     def digest(self, start: int, stop: int) -> str:
-        """SHA-256 of what :meth:`read` gives of observations start to stop - 1, and of their masks."""
+        """Return the SHA-256 of observations start to stop - 1, as :meth:`read` returns them, and of their masks."""
         values, seen, _ = self.read(start, stop)
         return hashlib.sha256(values.tobytes() + (b"" if self.masks is None else seen.tobytes())).hexdigest()
 
 
 def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int) -> None:
-    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
+    """Refuse an array whose chunks are too large, or so small that one observation lies in thousands of them."""
     check_stated_size(f"{location} has chunks of", math.prod(chunk) * itemsize, "write it in smaller ones")
     count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
     if count > _CHUNKS:

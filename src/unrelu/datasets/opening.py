@@ -1,4 +1,4 @@
-"""What a path, an array or a list of pictures is, as a data set."""
+"""Opening a path, an array or a list of pictures as a data set."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a fol
 
 
 def open_data(given: Any, array: str | None = None, size: tuple[int, int] | None = None, what: str = "data") -> DataSet:
-    """The data set that is given, of which little or nothing is read yet.
+    """Open the given data set, and read little or nothing of it yet.
 
     Args:
         given: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file; a folder of Zarr
             format 3; a folder or a list of PNG or JPEG files; or anything with a shape (B, ...), a dtype and slices,
             such as an array of NumPy, h5py or Zarr.
-        array: which array to read of a store of several. By default, "y" of observations, "mask" of masks, or the only
-            one.
-        size: (height, width) to resize images to; without it they are taken as they are.
+        array: the name of the array in a store of several. By default, "y" for observations, "mask" for masks, or the
+            only array.
+        size: (height, width) to resize images to; without it they keep their size.
         what: "data" or "masks", for messages. Masks are resized by the nearest pixel.
 
     Raises:
-        InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images; it is stored elsewhere, or a ``.npz`` file, one observation
-            or one chunk of a store is larger than the setting ``UNRELU_MAX_FILE_BYTES`` allows.
+        InputError: there is no such path, or no data set in it; the array does not exist, or several do; ``array`` or
+            ``size`` is given without arrays or images; the array is stored in other files; or a ``.npz`` file, an
+            observation or a chunk of a store is larger than the setting ``UNRELU_MAX_FILE_BYTES`` allows.
         MissingPackageError: h5py is not installed.
     """
     files = _picture_files(given)
@@ -57,7 +57,7 @@ def open_data(given: Any, array: str | None = None, size: tuple[int, int] | None
 
 
 def _picture_files(given: Any) -> list[Path] | None:
-    """The files in a folder of images, sorted by name, or in a list of paths; None for anything else."""
+    """Return the files in a folder of images, sorted by name, or in a list of paths; None for anything else."""
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | os.PathLike) for each in given):
         return [Path(each) for each in given]
     if not isinstance(given, str | os.PathLike) or not Path(given).is_dir() or Path(given, "zarr.json").exists():
@@ -98,7 +98,7 @@ def _stored(
         return DataSet(location, _array(location, ending, choose))
     except (UnreluError, MemoryError):
         raise
-    except Exception as error:  # every library has its own for damaged and missing stores
+    except Exception as error:  # every library has its own errors for damaged and missing stores
         raise InputError(f"{location} cannot be opened: {error}; pass a whole, readable data set") from error
 
 
@@ -121,7 +121,7 @@ def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str]) -
     with opened(location) as (stream, size):
         header = npy_header(stream, size, location)
 
-    # It is mapped anew for every read: pages of a mapping count as memory of this process as long as it lasts.
+    # Every read maps the file anew: the pages of a mapping count as memory of this process as long as it exists.
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         with opened(location):
             return np.array(np.load(location, mmap_mode="r", allow_pickle=False)[start:stop])
@@ -130,7 +130,7 @@ def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str]) -
 
 
 def _choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
-    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one."""
+    """Choose one of the arrays ``names``: ``array`` if given, else the one called ``name``, else the only one."""
     held = listed(names)
     wanted = array or (name if name in names else names[0] if len(names) == 1 else None)
     if wanted in names:

@@ -1,4 +1,4 @@
-"""PNG and JPEG files as an array that is read in parts."""
+"""Reading PNG and JPEG files as an array, in parts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from unrelu.datasets.data_set import Shape
 from unrelu.errors import InputError, OptionError
 from unrelu.runtime.file_reading import check_stated_size, read_bytes
 
-# Pillow's modes that hold what the file says, and the types of their values. Others have a palette or transparency, and
-# what they should look like is a choice that the user has to make. Older Pillows read 16-bit files as "I".
+# Pillow's modes with the values of the file, and the types of these values. Other modes have a palette or transparency,
+# and the user has to choose how they should look. Older versions of Pillow read 16-bit files as "I".
 _MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uint16"}
 
 
@@ -26,13 +26,13 @@ _MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uin
 class Pictures:
     """PNG and JPEG files as an array (B, H, W) of grey files, or (B, 3, H, W) of colour files.
 
-    Values are those of the files, 0..255 or 0..65535; what a file says on gamma or orientation is not applied.
+    Values are stored values, 0..255 or 0..65535. The gamma and the orientation that a file states are not applied.
 
     Attributes:
         files: the files in order.
         size: (height, width) to resize to, antialiased bilinear, or by the ``nearest`` pixel for masks. Without it, all
-            files must have the first one's size.
-        shape, dtype: those of the first file that can be read.
+            files must have the size of the first.
+        shape, dtype: the shape of the array and its type, as in the first file that can be read.
     """
 
     files: Sequence[Path]
@@ -43,10 +43,10 @@ class Pictures:
 
     @classmethod
     def of(cls, files: Sequence[Path], size: tuple[int, int] | None = None, *, nearest: bool = False) -> Pictures:
-        """The pictures in files.
+        """Open the pictures in files.
 
         Raises:
-            InputError: the size is none, or no file can be read.
+            InputError: the size is not a valid one, or no file can be read.
         """
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels (--size)")
@@ -73,15 +73,15 @@ class Pictures:
 
 
 def decoded(path: Path, size: tuple[int, int] | None = None, nearest: bool = False) -> npt.NDArray[Any] | str:
-    """The image in a file, or what is wrong with it. A link may not lead out of its folder.
+    """Decode the image in a file, or say what is wrong with it. A link may not lead out of its folder.
 
-    Nothing but PNG and JPEG is decoded, whatever the file is called.
+    Only PNG and JPEG are decoded, whatever the file is called.
     """
     try:
-        # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
+        # Pillow reads from memory. From a file, it would allocate as many bytes as a chunk states.
         content = io.BytesIO(read_bytes(path, path.parent))
         with warnings.catch_warnings():
-            # What Pillow takes for a decompression bomb is one to us.
+            # A decompression bomb is only a warning of Pillow; here it is an error.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(content, formats=("PNG", "JPEG")) as image:
                 check_stated_size("takes", 8 * image.width * image.height * len(image.getbands()))
@@ -92,7 +92,7 @@ def decoded(path: Path, size: tuple[int, int] | None = None, nearest: bool = Fal
         return "is no PNG or JPEG file"
     except (OptionError, MemoryError):
         raise
-    except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         return f"cannot be read: {error}"
 
 
@@ -106,5 +106,5 @@ def _pixels(image: Any, size: tuple[int, int] | None, nearest: bool) -> npt.NDAr
 
 
 def kind_of(shape: tuple[int, ...]) -> str:
-    """What a picture of that shape is: "28x28 grey", "64x64 RGB"."""
+    """Describe a picture of this shape: "28x28 grey", "64x64 RGB"."""
     return f"{shape[-2]}x{shape[-1]} {'RGB' if len(shape) == 3 else 'grey'}"

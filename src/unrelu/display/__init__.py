@@ -1,1 +1,1 @@
-"""Display of arrays, tables and verdicts: pixels, figures, text, HTML and a progress bar; independent of generators."""
+"""Display of arrays, tables and verdicts as pixels, figures, text and HTML, and a progress bar; without generators."""

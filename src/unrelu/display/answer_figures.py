@@ -1,4 +1,4 @@
-"""Figures of answers: thumbnails of results, draws of a posterior beside its observation, and draws in pairs."""
+"""Figures of results: thumbnails, posterior draws beside their observation, and corner plots."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from unrelu.runtime.words import rounded, share
 
 # The height of a thumbnail in pixels.
 _THUMBNAIL = 84
-# In a picture, vertical neighbours differ by at most this many times as much as horizontal ones.
+# In a picture, vertical neighbours differ on average at most this many times as much as horizontal ones.
 _ROUGHER = 1.5
-# Draws of a posterior that are shown, and the probability of intervals, with its ends.
+# The number of posterior draws that are shown, the probability of intervals, and the quantiles at their ends.
 _SHOWN, _BAND, _ENDS = 4, 0.9, (0.05, 0.95)
-# Of the plot in pairs: inches of a panel, bins of a histogram, the most draws that are dots, and the most modes with a
-# colour of their own.
+# The corner plot: inches of a panel, bins of a histogram, the most draws that are shown as dots, and the most modes
+# with their own colour.
 _SIDE, _BINS, _DOTS, _COLOURED = 1.6, 40, 4000, 5
 
 
 def drawn_rows(size: int, single: bool, observations: Any, most: object) -> Index:
-    """The indices of the observations that are drawn: those that a user asks for, or the first ones for None.
+    """Return the indices of the observations to draw: the ones that the user asks for, or the first ones for None.
 
     Raises:
         OptionError: ``most``, the argument ``max_observations``, is not a whole number of at least 1.
@@ -56,18 +56,18 @@ def drawn_rows(size: int, single: bool, observations: Any, most: object) -> Inde
 
 
 def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | None) -> Shape | None:
-    """The shape in which outputs (B, n) are drawn as pictures; None for curves.
+    """Return the shape in which outputs (B, n) are drawn as pictures; None for curves.
 
-    Flat outputs must vary along both axes as a picture does: a spectrum of 400 entries is not a 20 x 20 picture, as its
-    entries 20 apart differ far more than neighbours.
+    Flat outputs must vary along both axes like a picture: a spectrum of 400 entries is not a 20 x 20 picture, because
+    entries at a distance of 20 differ far more than neighbours.
 
     Args:
         own: the shape of an output.
         outputs: the outputs.
-        asked: the shape that a user asks for, (n,) for curves; None leaves it open.
+        asked: the shape that the user asks for, (n,) for curves; None for the default.
 
     Raises:
-        OptionError: outputs have another number of entries than the shape that is asked for.
+        OptionError: the shape has another number of entries than the outputs.
     """
     n = outputs.shape[1]
     if asked is not None:
@@ -91,7 +91,7 @@ def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | Non
 
 
 def thumbnails(panels: ObservationPanels, rows: Index) -> list[list[Html]]:
-    """Images of observation, reconstruction and residual for the panels of some observations, as HTML."""
+    """Return images of observation, reconstruction and residual as HTML, for each observation of the panels."""
     style = f"height:{_THUMBNAIL}px;image-rendering:pixelated"
     columns = dict(zip(("observed", "reconstruction", "residual"), panels.all_columns(), strict=True))
     return [
@@ -104,11 +104,11 @@ def thumbnails(panels: ObservationPanels, rows: Index) -> list[list[Html]]:
 
 
 def posterior_figure(panels: ObservationPanels, outputs: Sequence[Array], title: str) -> ObservationFigure:
-    """Draw observation, mean, standard deviation and draws of the output, a row for each observation.
+    """Draw observation, mean, standard deviation and draws of the output, in a row for each observation.
 
     Args:
         panels: the observations, with the means in place of outputs.
-        outputs: G(z) of draws of each of these observations, (N, n); none for one without draws.
+        outputs: G(z) of the draws, (N, n) for each observation; empty for an observation without draws.
         title: the title.
     """
     deviation, low, high, *single = np.full((3 + _SHOWN, *panels.outputs.shape), np.nan)
@@ -139,14 +139,14 @@ def posterior_figure(panels: ObservationPanels, outputs: Sequence[Array], title:
 def corner_figure(
     draws: Array, names: Sequence[str], label: Integers, weights: Sequence[float], best: Array, title: str
 ) -> ObservationFigure:
-    """Draw q coordinates in pairs, as dots, and the histogram of each, with a colour for each of the heaviest modes.
+    """Draw a corner plot of q coordinates: dots for pairs, a histogram for each one, colours for the heaviest modes.
 
     Args:
-        draws: draws, (N, q).
+        draws: the draws, (N, q).
         names: the names of the coordinates, (q,).
         label: the mode of each draw, (N,), the heaviest mode first.
         weights: the weights of the modes, (M,).
-        best: their best codes, (M, q), which are marked.
+        best: the best codes of the modes, (M, q), which are marked.
         title: the title.
     """
     q, ends, step = len(names), np.quantile(draws, _ENDS, axis=0), max(1, -(-len(draws) // _DOTS))

@@ -1,7 +1,7 @@
-"""Figures of observations, reconstructions and residuals: rows of observations, columns of pictures or curves.
+"""Figures of observations, reconstructions and residuals: a row for each observation, columns of pictures or curves.
 
-All pictures of answers are made of :class:`PanelColumn`. Figures are Matplotlib objects that are not shown. pyplot's
-state is neither read nor changed, so figures can be made in any thread.
+All figures of results consist of :class:`PanelColumn`. They are Matplotlib figures that are not shown. pyplot's state
+is neither read nor changed, so figures can be made in any thread.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from unrelu.runtime.words import number
 
 # Inches: height of a row of pictures, height of a row of curves, width of a curve, width of the label of a row.
 _PICTURE, _CURVE, _LONG, _MARGIN = 1.5, 1.7, 4.2, 1.4
-# The palette of Okabe and Ito: observations, reconstructions, and what is neither.
+# Colours of Okabe and Ito's palette for observations, reconstructions and everything else.
 OBSERVED, FITTED, OTHER = "#7f7f7f", "#0072b2", "#d55e00"
 SMALL = 8
-# Observed curves of at most so many entries are drawn with dots, which stay visible below other curves.
+# Observed curves of at most this many entries are drawn with dots, which stay visible below other curves.
 _DOTS = 150
 
 
 class ObservationFigure(Figure):
-    """A Matplotlib figure that a notebook shows, whether pyplot was imported or not."""
+    """A Matplotlib figure that a notebook shows even if pyplot was not imported."""
 
     def _repr_png_(self) -> bytes:
         return _png(self)
@@ -61,10 +61,10 @@ class PanelCurve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PanelColumn:
-    """A column of a figure: pictures of the first curve's values in ``shape``, or all curves if it is None.
+    """A column of a figure: the first curve's values as pictures of ``shape``, or all curves if ``shape`` is None.
 
     ``ends`` is the range of the colours, or of the axis. ``signed`` values are drawn in the colours of differences. A
-    ``band`` goes from lower to upper curves, (B, n) each.
+    ``band`` lies between lower and upper curves, (B, n) each.
     """
 
     name: str
@@ -82,16 +82,16 @@ class PanelColumn:
         return f"{self.name}\nblack {number(self.ends[0])}, white {number(self.ends[1])}"
 
     def known(self, i: int) -> bool:
-        """Whether anything is known of observation i."""
+        """Check whether observation i has a finite value."""
         return bool(np.isfinite(self.curves[0].values[i]).any())
 
     @property
     def width(self) -> float:
-        """Width in inches; pictures keep their proportions, within bounds that keep the figure readable."""
+        """The width in inches. Pictures keep their proportions, within limits that keep the figure readable."""
         return _LONG if self.shape is None else _PICTURE * min(4.0, max(0.5, self.shape[2] / self.shape[1]))
 
     def pixels(self, i: int) -> Pixels | None:
-        """The picture of observation i; None for curves."""
+        """Return the picture of observation i; None for curves."""
         shown = self.curves[0].values[i]
         if self.shape is None:
             return None
@@ -116,7 +116,7 @@ class PanelColumn:
         ax.margins(x=0.01)
 
     def thumbnail(self, i: int) -> str:
-        """The picture, or the curves without axes, as a small PNG file in a URI."""
+        """Return the picture, or the curves without axes, as a small PNG file in a URI."""
         if (pixels := self.pixels(i)) is not None:
             return png_uri(pixels)
         figure = Figure(figsize=(1.4, 0.84), dpi=100)
@@ -130,18 +130,18 @@ class PanelColumn:
 
 @dataclass(frozen=True, eq=False)
 class ObservationPanels:
-    """B observations, with what was fitted to them.
+    """B observations with their fits, to be drawn as a figure.
 
     Attributes:
         labels: the label of each observation, (B,).
         observed: y, (B, m), NaN where nothing was observed.
-        fitted: A G(z), (B, m); NaN where it is not known.
+        fitted: A G(z), (B, m); NaN where unknown.
         outputs: G(z), (B, n).
         observation, output: the picture shapes of y and G(z), or None to draw curves.
         alike: whether the entries of an observation are entries of the output.
-        sizes: sizes of the errors, (B, m), or None if they are not known.
-        ends: the values of black and white in pictures of outputs; None draws them in the range of what is shown.
-        deviations: standard deviations of G(z), (B, n), NaN where they are not known; None if none is.
+        sizes: the sizes of the errors, (B, m), or None if they are unknown.
+        ends: the values of black and white in pictures of outputs; None for the range of the values shown.
+        deviations: the standard deviations of G(z), (B, n), NaN where unknown; None if all are unknown.
     """
 
     labels: Sequence[str]
@@ -157,13 +157,13 @@ class ObservationPanels:
 
     @property
     def output_range(self) -> tuple[float, float]:
-        """The range of the colours of outputs, or of the axis of their curves; that of the observations if alike."""
+        """The range of colours, or of the axis of curves, for outputs; if ``alike``, the range for observations."""
         if self.ends is not None and self.output is not None:
             return self.ends
         return self._observed_range() if self.alike else value_range([self.outputs], 0.5, 99.5)
 
     def _observed_range(self, *beside: Array) -> tuple[float, float]:
-        """The same of observations; the axis of curves has room for those ``beside`` them."""
+        """Return the range for observations. The axis of curves has room for the curves ``beside`` them, too."""
         if self.observation is None:
             return value_range([self.observed, self.fitted, *beside])
         return self.ends if self.ends is not None and self.alike else value_range([self.observed])
@@ -180,17 +180,17 @@ class ObservationPanels:
         return figure
 
     def titled(self, title: str) -> str:
-        """The title, with the meaning of the colour of hidden entries if there are any in a picture."""
+        """Return the title. If pictures have hidden entries, the title explains their colour."""
         hidden = self.observation is not None and bool(np.isnan(self.observed).any())
         return f"{title}; light blue was not observed" if hidden else title
 
     def columns(self) -> list[PanelColumn]:
-        """The columns of the figure: the reconstruction has none of its own where it is beside an observed curve."""
+        """Return the columns of the figure. A reconstruction that is drawn with the observed curve has no column."""
         observed, *others = self.all_columns()
         return [observed, *others[self.alike and self.observation is None :]]
 
     def all_columns(self) -> list[PanelColumn]:
-        """Observations, reconstructions, residuals, and standard deviations as far as they are known."""
+        """Return columns of observations, reconstructions, residuals and, if any are known, standard deviations."""
         measured, ends = "G(z)" if self.alike else "A G(z)", self.output_range
         residual = self.observed - self.fitted
         low, high = self._observed_range()
@@ -212,7 +212,7 @@ class ObservationPanels:
         return columns
 
     def observed_column(self, fitted: str, band: tuple[Array, Array] | None = None) -> PanelColumn:
-        """Observations: pictures, or curves with those that are ``fitted`` beside them."""
+        """Return the column of observations: pictures, or curves together with the fitted curves, named ``fitted``."""
         ends, observed = self._observed_range(*(band or ())), PanelCurve(self.observed, OBSERVED, "observed")
         if self.observation is not None:
             return PanelColumn("observed", self.observation, ends, (observed,))
@@ -220,13 +220,13 @@ class ObservationPanels:
         return PanelColumn(f"observed, and {fitted}", None, ends, both, band=band)
 
     def output_column(self, name: str, outputs: Array, ends: tuple[float, float]) -> PanelColumn:
-        """Pictures or curves of values of the output's entries, (B, n)."""
+        """Return a column of values (B, n), one for each entry of the output, as pictures or curves."""
         colour = OTHER if name == "standard deviation" else FITTED
         return PanelColumn(name, self.output, ends, (PanelCurve(outputs, colour, width=1.2),))
 
 
 def draw_columns(columns: Sequence[PanelColumn], labels: Sequence[str], title: str) -> ObservationFigure:
-    """Draw columns, with one row for each label; its axes are in the order of rows."""
+    """Draw columns, with one row for each label. The axes of the figure are in the order of rows."""
     widths, rows = [column.width for column in columns], len(labels)
     height = _CURVE if any(column.shape is None for column in columns) else _PICTURE
     figure = ObservationFigure(
@@ -253,7 +253,7 @@ def draw_columns(columns: Sequence[PanelColumn], labels: Sequence[str], title: s
 
 
 def _png(figure: Figure, **options: Any) -> bytes:
-    """The figure as a PNG file."""
+    """Return the figure as a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=figure.dpi, **options)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Arrays as pixels: the shape in which an array is drawn, and the colours of values and of differences."""
+"""Arrays as pixels: the shape of the picture, and the colours of values and differences."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HIDDEN = "#9ecae1"
 DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad=HIDDEN)
 # Flat outputs of a square number of entries are drawn as pictures if the side is at least this long.
 _LEAST_SIDE = 8
-# Pictures are subsampled to at most so many pixels a side.
+# Pictures are subsampled to at most this many pixels per side.
 _LARGEST_SIDE = 256
 
 
 def drawn_shape(shape: Sequence[int]) -> Shape | None:
-    """(channels, height, width) in which to draw an array, with 1 or 3 channels; None if it is not a picture.
+    """Return the shape (channels, height, width) to draw an array, with 1 or 3 channels; None if it is not a picture.
 
     Arrays (H, W), (1, H, W) and (3, H, W) are pictures, and flat arrays of a square number of entries, at least 8 x 8.
     """
@@ -41,7 +41,7 @@ def drawn_shape(shape: Sequence[int]) -> Shape | None:
 
 
 def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
-    """Grey or colour from ``low`` (black) to ``high`` (white), clipped, (H, W, 3); NaN becomes :data:`HIDDEN`."""
+    """Map values from ``low`` (black) to ``high`` (white), clipped, to pixels (H, W, 3); NaN becomes :data:`HIDDEN`."""
     grey = 255 * np.clip((_thinned(array, shape) - low) / (high - low), 0.0, 1.0)
     colour = np.moveaxis(np.broadcast_to(grey, (3, *grey.shape[1:])), 0, -1)
     hidden = np.isnan(colour).all(axis=-1, keepdims=True)
@@ -49,7 +49,7 @@ def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
 
 
 def differences(array: Array, shape: Shape, scale: float) -> Pixels:
-    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of several channels, the one that differs most."""
+    """Map differences from blue (-scale) over white (0) to red (scale), (H, W, 3), by the channel that differs most."""
     image = _thinned(array, shape)
     most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
     unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)
@@ -57,7 +57,7 @@ def differences(array: Array, shape: Shape, scale: float) -> Pixels:
 
 
 def value_range(arrays: Sequence[Array], least: float = 0, most: float = 100) -> tuple[float, float]:
-    """The percentiles ``least`` and ``most`` of all finite values, widened to an interval if they are equal."""
+    """Return the percentiles ``least`` and ``most`` of all finite values, widened to an interval if they are equal."""
     together = np.concatenate([np.ravel(array) for array in arrays])
     together = together[np.isfinite(together)]
     if not together.size:
@@ -67,18 +67,18 @@ def value_range(arrays: Sequence[Array], least: float = 0, most: float = 100) ->
 
 
 def png_uri(pixels: Pixels) -> str:
-    """A picture as a PNG file in a URI."""
+    """Return a picture as a PNG file in a URI."""
     stream = io.BytesIO()
     imsave(stream, np.ascontiguousarray(pixels), format="png")
     return uri_of(stream.getvalue())
 
 
 def uri_of(png: bytes) -> str:
-    """A PNG file as a URI."""
+    """Return a PNG file as a URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _thinned(array: Array, shape: Shape) -> Array:
-    """The array in its shape; if that is too large, only every second, third, ... pixel."""
+    """Reshape an array to its picture. If the picture is too large, keep only every second, third, ... pixel."""
     step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
     return np.asarray(array).reshape(shape)[:, ::step, ::step]

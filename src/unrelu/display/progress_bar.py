@@ -1,4 +1,4 @@
-"""A progress bar on standard error in a terminal or a notebook, and elsewhere only on request."""
+"""A progress bar on standard error: in a terminal or a notebook, elsewhere only on request."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _EVERY = 0.1
 
 
 def bar_of(console: Console, description: str, total: int | None, threaded: bool = True) -> Progress:
-    """A progress bar with one task: the number done of the total, a note, and the elapsed time.
+    """Make a progress bar with one task: the number done of the total, a note, and the elapsed time.
 
-    If it is ``threaded``, a thread of its own draws it. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
+    If ``threaded``, a separate thread draws the bar. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
     standard output and error are not redirected.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -43,7 +43,7 @@ def reporting(
 ) -> Iterator[Callable[[Any], Any] | None]:
     """Yield a callback that updates a progress bar and then calls ``callback``; without a bar, ``callback`` itself.
 
-    The calls draw the bar, without a thread or a signal handler. Computations do not depend on it.
+    The callback draws the bar, without a thread or a signal handler. Computations do not depend on the bar.
 
     Args:
         asked: True shows the bar in a terminal or a notebook; "always" shows it also if standard error is a file.
@@ -75,11 +75,11 @@ def reporting(
 
 
 def _console(asked: bool | str) -> Console | None:
-    """The console on which the bar is drawn; None if standard error is a file, and it is not ``asked`` for always."""
+    """Return the console for the bar; None if standard error is a file, except if ``asked`` is "always"."""
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(stderr=True)
-    if console.is_jupyter and find_spec("ipywidgets") is None:  # then one line of text is overwritten
+    if console.is_jupyter and find_spec("ipywidgets") is None:  # one line of text is overwritten instead
         return Console(file=sys.stderr, force_terminal=True, force_jupyter=False)
     if console.is_jupyter or console.is_terminal:
         return console

@@ -1,4 +1,4 @@
-"""Tables and answers as lines of text and as HTML, from the same rows."""
+"""Tables and results as lines of text and as HTML, from the same rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from html import escape
 
 from unrelu.runtime.words import count, share
 
-# Characters of a line of printed text.
+# The most characters of a printed line.
 WIDTH = 100
-# Rows of the table of statuses, of those of the worst observations, and characters of a meaning: an answer prints in at
-# most 15 lines.
+# The most rows in the tables of statuses and of worst observations, and the most characters of a meaning. With these
+# limits, a result prints in at most 15 lines.
 _STATUSES, WORST, _MEANING = 4, 5, 66
-# The columns of both tables that are text.
+# The columns of text in both tables.
 _TEXTS = ("status", "meaning")
 
 
@@ -27,7 +27,7 @@ class Html(str):
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> list[str]:
-    """Lines of a table: the headings, then all rows. Columns named in ``left`` are aligned left, the others right."""
+    """Return the lines of a table: headings, then rows. Columns named in ``left`` are aligned left, others right."""
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     pads = [str.ljust if heading in left else str.rjust for heading in headings]
@@ -36,7 +36,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
-    """The same table as HTML. Headings and cells are escaped, except :class:`Html`."""
+    """Return the table of :func:`text_table` as HTML. Headings and cells are escaped, except :class:`Html`."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
         sides = ["left" if heading in left else "right" for heading in headings]
@@ -49,7 +49,7 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
-    """Lines "  name  text", wrapped at :data:`WIDTH` to at most ``most`` lines each; empty texts are left out."""
+    """Return lines "  name  text", wrapped at :data:`WIDTH` to at most ``most`` lines each. Leave out empty texts."""
     entries = [(name, text) for name, text in entries if text]
     width = max((len(name) for name, _ in entries), default=0)
     lines = []
@@ -64,18 +64,18 @@ def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
 
 
 def first_clauses(text: str, width: int) -> str:
-    """As many whole clauses of a text, from its first one on, as have at most ``width`` characters."""
+    """Return the first clauses of a text: as many whole ones as fit into ``width`` characters, but at least one."""
     ends = [match.start() for match in re.finditer(r"[,;:] |$", text)]
     return text[: max((end for end in ends if end <= width), default=ends[0])]
 
 
 @dataclass(frozen=True)
 class Printed:
-    """An answer as text and as HTML: a title, named texts of one observation, tables of a batch, and a last line.
+    """A result as text and as HTML: a title, named texts of one observation, tables of a batch, and a last line.
 
     Attributes:
         title: the first line.
-        entries: names and texts; those without a text are left out.
+        entries: names and texts; an entry without a text is left out.
         tables: captions, headings and rows.
         ending: the last line, if it is not empty.
     """
@@ -86,7 +86,7 @@ class Printed:
     ending: str = ""
 
     def __str__(self) -> str:
-        """In lines of at most 100 characters."""
+        """Return the result as lines of at most 100 characters."""
         lines = [self.title, *named_lines(self.entries)]
         for caption, headings, rows in self.tables:
             lines += [f"  {caption}:"] if caption else []
@@ -94,7 +94,7 @@ class Printed:
         return "\n".join([*lines, f"  {self.ending}"] if self.ending else lines)
 
     def html(self) -> str:
-        """The same for notebooks."""
+        """Return the result as HTML for notebooks."""
         parts = [f"<p>{escape(self.title)}</p>"]
         if self.entries:
             first, *others = [entry for entry in self.entries if entry[1]]
@@ -111,7 +111,7 @@ def printed_batch(
     title: str, statuses: Sequence[str], meanings: Mapping[str, str], headings: Sequence[str],
     worst: Sequence[Sequence[str]], ending: str,
 ) -> Printed:  # fmt: skip
-    """A batch: the table of its statuses, the most frequent first, and a table of its worst observations."""
+    """Return the tables of a batch: its statuses, the most frequent first, and its worst observations."""
     counts = Counter(statuses).most_common()
     shown = counts if len(counts) <= _STATUSES else counts[: _STATUSES - 1]
     said = [(name, n, first_clauses(meanings.get(name, ""), _MEANING)) for name, n in shown]

@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs no network: what was asked for, what came out, and what needs attention."""
+"""A run as one HTML page that needs no network: its arguments, its results, and what needs attention."""
 
 from unrelu.report._writing import write_report
 

@@ -24,17 +24,17 @@ from unrelu.runs import Run
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import count, number
 
-# The colours of bars with success and of others, and one that the page's own replaces.
+# The colours of bars for success and for others. The text colour of the page replaces the last colour.
 _COLOURS, _INK = ("#2b83a5", "#c07f2a"), "#010203"
-# Values of which nine tenths are within a factor of this have a linear scale; an axis reaches beyond these nine tenths
-# at most by their width.
+# The scale is linear if the middle nine tenths of the values are within this factor. On each side, the axis reaches
+# beyond these nine tenths by at most their width.
 _NARROW, _MIDDLE, _BARS = 10.0, (0.05, 0.95), 30
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "unrelu", "font.size": 8, **dict.fromkeys(_INKED, _INK)}
 
 
 def svg(draw: Callable[[Axes], object], height: float, label: str) -> str:
-    """What ``draw`` draws, with a text for those who do not see it, without an XML header."""
+    """Return the drawing of ``draw`` as SVG without an XML header; ``label`` is its text for screen readers."""
     stream, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, height), layout="constrained")
@@ -49,10 +49,10 @@ def svg(draw: Callable[[Axes], object], height: float, label: str) -> str:
 def histogram(
     title: str, values: npt.NDArray[Any], good: Flags, kinds: Sequence[str], mark: tuple[float, str] | None = None
 ) -> dict[str, str]:
-    """Count values (n,); bars of ``good`` ones and of others, whose ``kinds`` are named, and a line at a ``mark``.
+    """Draw a histogram of values (n,): bars of ``good`` values and of others, named by ``kinds``, and a ``mark`` line.
 
-    The scale is logarithmic if the middle nine tenths of the values spread over more than a factor of 10. The first and
-    last bar have the values beyond the axis.
+    The scale is logarithmic if the middle nine tenths of the values span more than a factor of 10. The first and the
+    last bar include the values beyond the axis.
     """
     known = np.isfinite(values)
     caption = "" if known.all() else f" {count((~known).sum(), 'observation')} without a finite value, not drawn."
@@ -86,7 +86,7 @@ def histogram(
 
 
 def gallery(run: Run, scores: Array) -> list[dict[str, Any]]:
-    """Groups of the observations that are shown: a title, what colours say, and columns of pictures."""
+    """Return groups of observations to show: worst, median, best, each with title, panels and columns of pictures."""
     known = np.flatnonzero(np.isfinite(scores))
     order, middle = known[np.argsort(-scores[known], kind="stable")], len(known) // 2
     groups = {"Worst": order[:6], "Median": order[middle - 1 : middle + 2], "Best": order[:-4:-1]}
@@ -102,12 +102,12 @@ def gallery(run: Run, scores: Array) -> list[dict[str, Any]]:
 
 
 def curve(column: PanelColumn, row: int, label: str) -> str:
-    """The curves of one observation."""
+    """Draw the curves of one observation as SVG."""
     return svg(partial(column.draw, i=row), 1.2, f"{label}: a curve of {column.curves[0].values.shape[1]} entries")
 
 
 def _panels(run: Run, shown: Index) -> ObservationPanels:
-    """What is drawn of some observations: y is the sum of fit and residual."""
+    """Return the panels of some observations. y is restored as the sum of fit and residual."""
 
     def read(name: str) -> npt.NDArray[Any]:
         return np.concatenate([run.read(name, i, i + 1) for i in shown.tolist()])

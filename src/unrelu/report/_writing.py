@@ -1,4 +1,4 @@
-"""``report.html``: what its template says of a run, collected; then written as a whole or not at all."""
+"""``report.html``: collect the facts about a run for the template, and write the page as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.words import count, listed, number, share
 from unrelu.thresholds import SIGNIFICANCE
 
-# The most observations of an entry, and messages, that are shown.
+# The most observations that an entry lists, and the most messages that are shown.
 _FIRST, _MESSAGES = 8, 20
 _LEVELS = (0.0, 0.05, 0.5, 0.95, 1.0)
-# The columns whose spread is shown, and those of posteriors.
+# The columns whose quantiles are shown, and the columns of posteriors whose quantiles are shown.
 _NUMBERS = {
     "residual_l2": "|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
     "residual_l1": "|y − {fit}|₁, units of the data",  # noqa: RUF001
@@ -54,16 +54,16 @@ Row = tuple[Any, ...]
 def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
     """Write what a folder of :func:`unrelu.run` holds as one HTML page, and return the path of the page.
 
-    It needs no other file and no network, and is of the chunks that were finished when it was written. It shows counts
-    of every status, histograms, the worst, median and best observations, errors, proofs where the folder has a
+    The page needs no other file and no network, and covers the chunks that are finished when it is written. It shows
+    counts of every status, histograms, the worst, median and best observations, errors, proofs if the folder has a
     ``certificates.jsonl``, speed and versions. An observation is shown as the sum of its fit and its residual.
 
     Args:
-        folder: of the run, finished or not.
-        path: of the page; by default ``report.html`` in the folder. An existing page is replaced.
+        folder: the folder of the run, finished or not.
+        path: the path of the page; by default ``report.html`` in the folder. An existing page is replaced.
 
     Raises:
-        InputError: the folder is none of ``unrelu run`` or damaged, or the path is that of something else than a page.
+        InputError: the folder is damaged or not of ``unrelu run``, or ``path`` is something other than a page.
         StorageError: the page cannot be written.
     """
     run = open_run(folder)
@@ -74,12 +74,12 @@ def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
         raise InputError(f"{target} exists and is no page, and would be replaced; name a file that ends in .html")
     page = page_of(run)
     with drafted(target, "name another file") as stream:
-        stream.write(page.encode(errors="backslashreplace"))  # names of files may be no UTF-8
+        stream.write(page.encode(errors="backslashreplace"))  # file names may not be valid UTF-8
     return target
 
 
 def page_of(run: Run) -> str:
-    """The page, in which all texts of the run are escaped."""
+    """Return the page as HTML. All texts of the run are escaped."""
     environment = Environment(
         loader=PackageLoader("unrelu.report", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -93,7 +93,7 @@ def page_of(run: Run) -> str:
 
 
 def _outcomes(run: Run) -> dict[str, Any]:
-    """Everything that is said of the finished chunks."""
+    """Collect everything that the page says about the finished chunks."""
     about, asked = run.manifest["about"], run.manifest["norm"]
     norm = asked if asked in ("l1", "linf") else "l2"
     names = {i: name for record in run.records.values() for i, name in record.names.items()}
@@ -102,7 +102,7 @@ def _outcomes(run: Run) -> dict[str, Any]:
     fine = "fits the stated noise" if run.noise_stated else "ended with success"
     noise = about["expected"].get(f"residual_{norm}")
     mark = (noise, f"stated noise: {number(noise)}") if noise and math.isfinite(noise) else None
-    failed = p < SIGNIFICANCE  # NaN without a code, or without stated noise
+    failed = p < SIGNIFICANCE  # p is NaN without a code or stated noise
     by = Counter(deciding(np.column_stack([run.column(name) for name in TESTS])[failed]).tolist())
     columns = {name: run.column(name) for name in _NUMBERS if name != "seconds" or about["layerwise"]}
     what = {name: text.format(fit=fit, objective=about["objective"]) for name, text in _NUMBERS.items()}
@@ -124,7 +124,7 @@ def _outcomes(run: Run) -> dict[str, Any]:
 
 
 def _speed(run: Run) -> dict[str, float]:
-    """Seconds of work, seconds in which at least one worker computed a chunk, and what follows from them."""
+    """Return the seconds of work, the seconds in which at least one worker computed, the rate and the time left."""
     records = run.records.values()
     busy = busy_seconds(records)
     rate, workers = run.done / busy if busy else 0.0, len({record.worker for record in records})
@@ -133,7 +133,7 @@ def _speed(run: Run) -> dict[str, float]:
 
 
 def _posteriors(run: Run, p: npt.NDArray[Any]) -> dict[str, Any]:
-    """The statuses of the posteriors, and the spread of what those say that have mixed."""
+    """Return the statuses of the posteriors, and quantiles of the statistics of mixed posteriors."""
     rhat, ess, states = (run.column(name) for name in ("rhat", "ess", "posterior_status"))
     mixed = states == Status.MIXED.name
 
@@ -155,7 +155,7 @@ def _posteriors(run: Run, p: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _statuses(run: Run, column: str, good: Flags, said: Callable[[str, Flags], str]) -> list[Row]:
-    """Every status that occurs, by its count, with its meaning and the first observations that ended so."""
+    """Return a row for each status that occurs, the most frequent first, with meaning, count and first observations."""
     states, rows = run.column(column), []
     for name, n in Counter(states.tolist()).most_common():
         having = states == name
@@ -165,7 +165,7 @@ def _statuses(run: Run, column: str, good: Flags, said: Callable[[str, Flags], s
 
 
 def _errors(errors: dict[int, str], names: dict[int, str]) -> list[Row]:
-    """The most frequent errors; those that differ in numbers only are counted together."""
+    """Return the most frequent errors. Messages that differ only in numbers are counted together."""
     groups = defaultdict(list)
     for i, message in errors.items():
         text = message.removeprefix(f"{names.get(i, i)}: ")
@@ -181,13 +181,13 @@ def _first(run: Run, having: Flags) -> str:
 
 
 def _spreads(columns: dict[str, npt.NDArray[Any]], what: dict[str, str]) -> list[Row]:
-    """The quantiles of columns, with what they are; those are left out of which nothing is known."""
+    """Return the quantiles of columns with their meanings. Leave out columns without a known value."""
     rows = [(name, "", what[name], *_levels(values)) for name, values in columns.items()]
     return [row for row in rows if row[3] != number(None)]
 
 
 def _levels(values: npt.NDArray[Any]) -> list[str]:
-    """Five quantiles of the known values: neither NaN, nor what whole numbers have in its place."""
+    """Return five quantiles of the known values: finite numbers, or whole numbers of at least 0."""
     known = values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
     # An infinite or huge value has no finite mean with its neighbour, so none is taken.
     found = np.quantile(known, _LEVELS, method="closest_observation") if known.size else [np.nan] * len(_LEVELS)

@@ -1,4 +1,4 @@
-"""Certificates for people to look at: what those of a folder say together, and pictures of how their bounds met."""
+"""Certificates for people: a summary of the certificates in a folder, and pictures of how their bounds met."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from unrelu.errors import InputError
 from unrelu.runtime.file_reading import read_json_lines
 from unrelu.runtime.words import count
 
-# Bytes of a line; a box takes 50 for each latent coordinate.
+# The most bytes of a line. A box takes 50 bytes for each latent coordinate.
 _LINE = 2**24
 _NUMBERS = ("lower", "upper", "gap")
-# Distinguishable without colour vision. In one picture there are as many observations at most.
+# Colours for colour-blind readers, too. One picture shows at most this many observations.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def proofs(folder: Path) -> dict[str, Any] | None:
-    """What the page says of ``certificates.jsonl``, which ``unrelu certify`` writes; None where there is none."""
+    """Summarise ``certificates.jsonl`` of ``unrelu certify`` for the page; None if there is no such file."""
     path = folder / "certificates.jsonl"
     if not path.exists():
         return None
@@ -43,17 +43,17 @@ def proofs(folder: Path) -> dict[str, Any] | None:
 
 
 def meaning(statuses: type[Enum], name: str) -> str:
-    """What a status says, by its name in a file."""
+    """Return the meaning of a status, by its name in a file."""
     return str(statuses[name].value) if name in statuses.__members__ else "of another version of unrelu"
 
 
 def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
-    """Lower and upper bounds over time, as shares of the final upper bound: those that took longest, up to six."""
+    """Draw lower and upper bounds over time, as shares of the final upper bound, for the six longest proofs at most."""
     figure, axis = _canvas(3.6)
     longest = sorted(range(len(certificates)), key=lambda i: -certificates[i].seconds)[: len(_COLORS)]
     for color, i in zip(_COLORS, sorted(longest), strict=False):
         certificate = certificates[i]
-        moments: list[Any] = [*certificate.history, certificate]  # which has the last bounds
+        moments: list[Any] = [*certificate.history, certificate]  # the certificate has the last bounds
         seconds = [max(moment.seconds, 1e-3) for moment in moments]
         lower, upper = (np.array([getattr(one, end) for one in moments]) for end in ("lower", "upper"))
         label = f"observation {i}: {certificate.status.name.lower().replace('_', ' ')}"
@@ -63,16 +63,16 @@ def draw_bounds(certificates: Sequence[Certificate]) -> Figure:
         axis.plot(seconds[-1], lower[-1] / scale, "o", color=color, markersize=4)
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
     low, high = axis.get_ylim()
-    axis.set_ylim(min(0.9, low), max(1.01, high))  # a tenth where bounds have met at once
+    axis.set_ylim(min(0.9, low), max(1.01, high))  # a tenth if bounds have met at once
     axis.set(xscale="log", xlabel="seconds", ylabel="bounds / smallest error found")
     among = "codes within their bounds" if any(c.bounds is not None for c in certificates) else "all codes"
     return _finished(figure, axis, f"upper (thin) and lower (thick) bounds of the smallest error over {among}")
 
 
 def draw_box(certificate: Certificate, name: str = "") -> Figure:
-    """The interval of every latent coordinate that holds all codes within the stated noise, and the best code.
+    """Draw the best code, and the interval of every latent coordinate that contains all codes within the stated noise.
 
-    ``name`` is what the title begins with, such as the observation's.
+    The title begins with ``name``, such as "observation 3".
 
     Raises:
         InputError: the certificate has no box.

@@ -1,6 +1,6 @@
 """Whole data sets: runs that resume, scale out and explain themselves.
 
-What was tried and why it is as it is: studies/notes/runs.md.
+Experiments and reasons for the design: studies/notes/runs.md.
 """
 
 from unrelu.runs._running import RunProgress, run

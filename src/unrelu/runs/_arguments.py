@@ -1,4 +1,4 @@
-"""What is asked of a run, checked before any work."""
+"""The arguments of a run, checked before any work."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ from unrelu.runs.columns import columns_of
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.sampling.prior_transform import PriorTransform
 
-# By default, the most observations of a chunk, and the most multiplications that one forward pass of all of them may
-# cost, without posteriors and with them. For each multiplication, a search took 0.04 to 1 microseconds, and 20 to 60
-# with a posterior.
+# Default limits of a chunk, without and with posteriors: its observations, and the multiplications of one forward pass
+# of all of them. For each multiplication, a search took 0.04 to 1 microseconds, or 20 to 60 with a posterior.
 _CHUNK, _WITH_POSTERIORS = (256, 6 * 10**7), (16, 5 * 10**5)
-# The fewest chunks of a data set, four for each of four workers, of at least 8 observations: beyond these, a chunk
-# costs as much as 8 of them.
+# The fewest chunks of a data set, four for each of four workers, and the fewest observations of a chunk. A chunk of
+# fewer than 8 observations costs as much as one of 8.
 _CHUNKS, _SHORTEST = 16, 8
-# Observations whose range is compared with that of the generator.
+# The number of observations whose range is compared with the range of the generator.
 _SEEN = 64
 
 
@@ -49,7 +48,7 @@ def asked(
     array: str | None, size: tuple[int, int] | None, scale: Any, names: dict[str, str],
     options: dict[str, Any],
 ) -> tuple[Work, Observations, dict[str, Any]]:  # fmt: skip
-    """What workers do, what they do it with, and the manifest. Arguments and errors are those of :func:`unrelu.run`."""
+    """Check the arguments of :func:`unrelu.run`, raise its errors, and return work, observations and manifest."""
     if not isinstance(method, str):
         raise OptionError(
             f"method is a {type(method).__name__}; a run takes one by name, {', '.join(METHODS)}, as its folder keeps "
@@ -76,7 +75,7 @@ def asked(
     blank, unchecked = np.zeros((1, measured.m), dtype=source.dtype), replace(scaling, checked=False)
     problem = Problem.build(network, blank, operator=measured, scale=unchecked, seed=seed, **stated)
     refuse(chosen, problem)
-    # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
+    # A function that is too large for a matrix stays as given, because the user's function can be sent to processes.
     given = operator if operator is None or isinstance(measured, MatrixFreeOperator) else measured
     columns = columns_of(
         network.latent_shape, network.output_shape, source.shape, posterior=posterior > 0,
@@ -87,7 +86,7 @@ def asked(
         {**METHODS[method].defaults(), **options}, stated, int(seed), int(posterior),
     )  # fmt: skip
     observations = Observations(source, masked, work.measured, unchecked)
-    if work.measured.output_shaped:  # measured values have units of their own
+    if work.measured.output_shaped:  # other measurements have units of their own
         values, seen, _ = observations.read(0, min(_SEEN, source.size))
         scaled = scaling.apply(values, source.dtype)
         check_scale(network, scaled, seen, dtype=source.dtype, scaling=scaling, trim=errors.outliers)
@@ -97,16 +96,16 @@ def asked(
 
 
 def _length(work: Work, size: int, pooled: bool) -> int:
-    """Observations of a chunk by default: counted, not timed, so that the same run on another machine has the same.
+    """Return the default number of observations of a chunk. No timing is involved: all machines get the same.
 
-    If they tell their noise level together, they are enough for it.
+    If the noise level is estimated from a whole chunk, the chunk has enough observations for the estimate.
     """
     most, budget = _WITH_POSTERIORS if work.draws else _CHUNK
     return max(FEWEST if pooled else 1, min(most, max(size // _CHUNKS, _SHORTEST), budget // max(1, work.network.cost)))
 
 
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
-    """Data, noise and operator of the whole output, if they are given by part."""
+    """Join data, noise and operator that are given for named parts, for the whole output."""
     if not isinstance(data, Mapping):
         return data, *joined(network.names, np.zeros(network.output_dim), noise, operator)[1:]
     whole = joined(network.names, data, noise, operator)
@@ -117,7 +116,7 @@ def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[An
 
 
 def _measured(network: Generator, source: DataSet, masks: DataSet | None, operator: Any, tried: Generator) -> Operator:
-    """The operator, checked; observations, masks and an operator that do not belong together are refused."""
+    """Check and return the operator. Refuse observations, masks and an operator that do not belong together."""
     if masks is not None and operator is not None:
         raise InputError("masks= and operator= were both given; pass one of them")
     if masks is not None and masks.size != source.size:
@@ -135,7 +134,7 @@ def _measured(network: Generator, source: DataSet, masks: DataSet | None, operat
 
 
 def _check_noise(noise: Noise, measured: Operator, masked: bool) -> None:
-    """Refuse noise that is not alike for all observations."""
+    """Refuse noise that differs between observations."""
     if masked and noise.cholesky() is not None:
         raise InputError(f"noise={noise} is for observations that show the same entries; pass one as operator=")
     if noise.entrywise and noise.spread(measured.shape, 2).ndim > 1:
@@ -143,7 +142,7 @@ def _check_noise(noise: Noise, measured: Operator, masked: bool) -> None:
 
 
 def check_outside(folder: Path, *sources: DataSet | None) -> None:
-    """Refuse data in the folder of the results: they would be written over, or removed by ``overwrite``."""
+    """Refuse data in the folder of the results: the run would write over them, or ``overwrite`` remove them."""
     for source in sources:
         place = None if source is None else Path(source.location).resolve()
         if source is not None and place is not None and folder.resolve() in (place, *place.parents):
@@ -151,7 +150,7 @@ def check_outside(folder: Path, *sources: DataSet | None) -> None:
 
 
 def _check_shape(what: str, source: DataSet, wanted: tuple[int, ...]) -> None:
-    """Shapes are equal but for axes of length 1, or one of the two is flat."""
+    """Check that two shapes are equal up to axes of length 1, or that one of them is flat."""
     given, asked = (tuple(n for n in shape if n != 1) for shape in (source.shape, wanted))
     flat = math.prod(given) == math.prod(asked) and min(len(given), len(asked)) <= 1
     if given != asked and not flat:

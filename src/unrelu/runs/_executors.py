@@ -1,4 +1,4 @@
-"""Chunks through any ``concurrent.futures.Executor``: this process, processes of our own, or those of a cluster."""
+"""Computing chunks in this process, in local worker processes, or in any ``concurrent.futures.Executor``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from unrelu.errors import OptionError, SolverError, UnreluError
 from unrelu.runs.chunk_work import Chunk, Outcome, Work
 from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 
-# Chunks handed out for each worker: one at work, and one that waits for it.
+# Chunks submitted for each worker: one that it computes, and one that waits.
 _AHEAD = 2
-# Times that workers may die with no chunk finished in between.
+# How often workers may die before a chunk is finished.
 _LIVES = 3
 _KEPT = "what is finished is kept: run it again"
 
@@ -24,18 +24,18 @@ _KEPT = "what is finished is kept: run it again"
 def computed(
     work: Work, chunks: Iterable[Chunk], workers: int, executor: Executor | None, stopped: Callable[[], bool]
 ) -> Iterator[tuple[Chunk, Outcome] | str]:
-    """Chunks with what was computed, in any order, and warnings.
+    """Yield every chunk with its outcome, in any order, and warnings as texts.
 
-    The work travels with every chunk, as bytes that a worker unpacks once. A chunk of hundreds of observations costs
-    far more than sending a network does. ``chunks`` are taken from the iterable when a worker needs them, so that few
-    are in memory. If a process of our own dies, all are started again, for those that were at work.
+    The work is sent with every chunk, as bytes that a worker unpacks once. Computing a chunk of hundreds of
+    observations costs far more than sending a network. ``chunks`` are taken from the iterable when a worker needs one,
+    so few are in memory. If a local process dies, all are started again, and the unfinished chunks are resubmitted.
 
     Args:
-        work: for all chunks alike.
-        chunks: to compute.
-        workers: processes of our own; 1 is this one. With an executor, how many chunks it computes at once.
-        executor: of the user's.
-        stopped: once it says so, only the chunks that were handed out are finished.
+        work: the work, the same for all chunks.
+        chunks: the chunks to compute.
+        workers: the number of local processes; 1 computes here. With an executor, how many chunks it computes at once.
+        executor: an executor of the user, if any.
+        stopped: once it returns True, no further chunk is submitted; the submitted ones are finished.
 
     Raises:
         OptionError: the work cannot be sent to other processes.
@@ -69,14 +69,14 @@ def computed(
                     "again, perhaps with fewer workers or smaller chunks"
                 ) from error
             dead = list(pending.values())
-            source = chain(dead[1:], dead[:1], source)  # the one that may have killed its worker comes last of them
+            source = chain(dead[1:], dead[:1], source)  # the chunk that may have killed its worker comes last
         yield "a worker process was killed; its chunks are computed again"
 
 
 def _handed_out(pool: Executor, submitted: Callable[[Chunk], Outcome], chunk: Chunk) -> Future[Outcome]:
-    """The future of a chunk; it has failed where the pool is broken."""
+    """Submit a chunk and return its future. If the pool is broken, the future has failed."""
     try:
-        with without_interrupts():  # a process that is started meanwhile blocks them for good
+        with without_interrupts():  # a process that starts now blocks interrupts for good
             return pool.submit(submitted, chunk)
     except BrokenExecutor as error:
         lost: Future[Outcome] = Future()
@@ -87,7 +87,7 @@ def _handed_out(pool: Executor, submitted: Callable[[Chunk], Outcome], chunk: Ch
 
 
 def _result(future: Future[Outcome], chunk: Chunk) -> Outcome:
-    """What was computed; errors of an executor, which are of its own kinds, are ours."""
+    """Return the outcome of a chunk. Turn an executor's own errors into SolverErrors."""
     try:
         return future.result()
     except (UnreluError, BrokenProcessPool, MemoryError):
@@ -99,7 +99,7 @@ def _result(future: Future[Outcome], chunk: Chunk) -> Outcome:
 def _pickled(work: Work) -> bytes:
     try:
         return pickle.dumps(work)
-    except Exception as error:  # objects of the user's raise errors of any kind
+    except Exception as error:  # objects of the user raise errors of any kind
         raise OptionError(
             f"the network, noise= or operator= cannot be sent to other processes ({error}); define what it is made of "
             "in a module that can be imported, pass the operator as a matrix, or pass workers=1"
@@ -107,7 +107,7 @@ def _pickled(work: Work) -> bytes:
 
 
 def _compute(content: bytes, chunk: Chunk) -> Outcome:
-    """On a worker."""
+    """Compute a chunk on a worker."""
     return _unpacked(content).compute(chunk)
 
 

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a run computes, so that no other run resumes it, and what its folder is read by."""
+"""``manifest.json``: what a run computes. It prevents another run from resuming this one, and describes the folder."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from unrelu.runtime.words import count, listed, shown
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 3"
-# Coordinates whose bounds are shown.
+# The most coordinates whose bounds are shown.
 _SHOWN = 6
-# What is read of a manifest, and of which types: a damaged or forged one is refused at once.
+# The entries of a manifest that are read, and their types. A damaged or forged manifest is refused at once.
 _ENTRIES: dict[str, type] = {
     "model.sha256": str, "model.latent_shape": list, "model.output_shape": list, "model.names": list, "data.size": int,
     "data.shape": list, "data.sha256": str, "predictions": bool, "masks": bool, "method": str, "posterior": int,
@@ -38,10 +38,10 @@ _ENTRIES: dict[str, type] = {
 
 
 def manifest_of(work: Work, observations: Observations, problem: Problem, chunk: int, names: dict[str, str]) -> Any:
-    """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
+    """Return everything that determines the results of a run, as JSON types, with hashes of network and first chunk.
 
-    Under "about" is what does not decide them: the texts of a report, from the problem of an observation of zeros. A
-    run can be resumed with other ``names``, those of the user for model, data and masks, and on another machine.
+    The entry "about" does not affect results: it has the texts of a report, from the problem of an observation of
+    zeros. A run can be resumed on another machine and with other ``names``, the user's for model, data and masks.
     """
     network, data, stated, given = work.network, observations.data, work.stated, problem.stated
     box, prior = Bounds.parse(stated["bounds"], network.latent_shape), stated["prior"]
@@ -88,7 +88,7 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
         },
     }  # fmt: skip
     try:
-        manifest: dict[str, Any] = json.loads(json.dumps(found, default=float))  # numbers of NumPy, and fractions
+        manifest: dict[str, Any] = json.loads(json.dumps(found, default=float))  # NumPy numbers and fractions
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
@@ -96,7 +96,7 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What is not equal in two manifests, a line each, such as "seed is 0, asked for is 1"."""
+    """Return a line for each difference between two manifests, such as "seed is 0, asked for is 1"."""
     said: list[str] = []
     for name in sorted({*found, *wanted} - {"about"}):
         one, other = found.get(name), wanted.get(name)
@@ -108,13 +108,13 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a folder.
+    """Read the manifest in a folder.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is no manifest, or it is damaged.
     """
     path = folder / MANIFEST
-    if not os.path.exists(path):  # False also where there can be no such file
+    if not os.path.exists(path):  # also False where no such file can exist
         raise InputError(f"{folder} holds no {MANIFEST}, so it is no folder of `unrelu run`; check the path")
     manifest: dict[str, Any] = read_json(path, within=folder)
     try:
@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def columns_in(manifest: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns of a run."""
+    """Return the columns of a run, according to its manifest."""
     model = manifest["model"]
     return columns_of(
         tuple(model["latent_shape"]), tuple(model["output_shape"]), tuple(manifest["data"]["shape"]),
@@ -137,7 +137,7 @@ def columns_in(manifest: dict[str, Any]) -> tuple[Column, ...]:
 
 
 def _check(manifest: dict[str, Any]) -> None:
-    """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
+    """Refuse a manifest that no run writes, with a KeyError, TypeError or ValueError."""
     if manifest["format"] != _FORMAT:
         raise ValueError(f"format {shown(manifest['format'])}")
     for name, kind in _ENTRIES.items():
@@ -156,11 +156,11 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"about.expected is {shown(manifest['about']['expected'])}")
 
 
-# --- the same in words, for people who read the folder without the data and the network -------------------------------
+# --- the manifest in words, for readers of the folder who have neither data nor network -------------------------------
 
 
 def _question(work: Work, observations: Observations, problem: Problem, chunk: int) -> dict[str, str]:
-    """The data, the method and everything else that decides the results, in words."""
+    """Describe the data, the method and everything else that determines the results, in words."""
     network, data, stated, noise = work.network, observations.data, work.stated, problem.stated.noise
     prior, rounded = stated["prior"], f"{noise}, as data of {data.dtype} are rounded" if noise.stated else "not stated"
     usual = "Normal(0, 1), or uniform between two finite bounds"
@@ -186,7 +186,7 @@ def _question(work: Work, observations: Observations, problem: Problem, chunk: i
 
 
 def _bounds(box: Bounds) -> str:
-    """The bounds of the codes, of a few coordinates one by one."""
+    """Describe the bounds of the codes; if they differ, list the first few coordinates."""
     each = [f"[{low:g}, {high:g}]" for low, high in zip(box.lower.ravel(), box.upper.ravel(), strict=True)]
     if len(set(each)) == 1:
         return "none" if box.none else f"{each[0]} of every latent coordinate"
@@ -194,7 +194,7 @@ def _bounds(box: Bounds) -> str:
 
 
 def _objective(work: Work, problem: Problem) -> str:
-    """What the column of that name holds."""
+    """Describe the numbers in the column ``objective``."""
     noise, norm = problem.stated.noise, problem.norm
     term = (
         f" + {problem.prior:g} {'|z|²' if problem.normal is None else '|(z - mean) / std|²'}" if problem.prior else ""
@@ -208,7 +208,7 @@ def _objective(work: Work, problem: Problem) -> str:
 
 
 def _expected_residuals(work: Work, problem: Problem) -> dict[str, float]:
-    """The residual that the stated noise leaves, S sqrt(m) in l2, and its largest entry, where these are known."""
+    """Return the residual expected from the stated noise: S sqrt(m) in l2, and its largest entry, as far as known."""
     noise = problem.stated.noise
     sizes = {"residual_l2": math.sqrt(noise.mean_square * work.measured.m), "residual_linf": noise.bound}
     hidden = work.masked or not work.measured.seen(1).all()

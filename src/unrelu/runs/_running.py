@@ -1,4 +1,4 @@
-"""The front door of data sets: everything is checked, then chunks are computed that are not there yet."""
+"""The front door for data sets: check all arguments, then compute the chunks that are not finished yet."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class RunProgress:
     Attributes:
         warning: a text, or "".
         record: the chunk that has just been finished, or None.
-        done: observations in finished chunks, also of earlier calls.
-        size: observations in all.
+        done: the number of observations in finished chunks, including earlier calls.
+        size: the number of all observations.
     """
 
     warning: str = ""
@@ -80,56 +80,56 @@ def run(
 ) -> Run:
     r"""Invert a whole data set into a folder, so that it can be stopped, killed and started again.
 
-    Observations are inverted in chunks, each as ``unrelu.invert(network, y[start:stop], ...)`` with a seed of its own,
-    from ``seed`` and its index. The rows of a chunk are written to ``results.zarr``, then a line of ``chunks.jsonl``
-    says that it is finished. The same call again resumes the run; results, but for ``seconds``, have the same bits
-    however often it was interrupted, in whatever order and by however many workers the chunks were computed (on
-    machines that compute alike: the same libraries and kind of processor). An observation that cannot be read or
-    inverted has status ERROR and NaN codes, and does not stop the others. Ctrl-C finishes the chunks at work.
+    Observations are inverted in chunks, each as ``unrelu.invert(network, y[start:stop], ...)``. The seed of a chunk is
+    drawn from ``seed`` and its index. The rows of a chunk are written to ``results.zarr``, then a line of
+    ``chunks.jsonl`` records that it is finished. The same call again resumes the run. Results, except ``seconds``, do
+    not depend on interruptions, on the number of workers or on the order of the chunks: they are identical to the last
+    bit on machines with the same libraries and kind of processor. An observation that cannot be read or inverted gets
+    status ERROR and NaN codes, and does not stop the others. Ctrl-C finishes the running chunks.
 
     Args:
         network: G.
         data: the observations, as :func:`unrelu.datasets.opening.open_data` takes them: a path (``.npy``, ``.npz``,
             HDF5, Zarr, a folder of images), a list of images, or anything with a shape (B, ...), a dtype and slices,
             such as an array of NumPy, h5py or Zarr; or a dictionary of arrays by named part. This process reads them, a
-            chunk at a time. They have the generator's output shape, up to axes of length 1, or are flat; with an
-            operator, its shape. They must not change as long as the run is not finished: a resumed run compares the
-            first chunk.
+            chunk at a time. Observations have the generator's output shape, up to axes of length 1, or are flat; with
+            an operator, they have its shape. They must not change until the run is finished: a resumed run compares
+            the first chunk.
         output: a folder for the results. If it holds the same run, that run is resumed.
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
-        noise, bounds, fixed, norm, prior: as for :func:`unrelu.invert`; an array of the noise is that of all
-            observations alike.
+        noise, bounds, fixed, norm, prior: as for :func:`unrelu.invert`; an array of the noise applies to every
+            observation.
         posterior: draws of each chain of the posterior of every observation, for the columns mean, std, lower and upper
-            (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess; 0 is for none. The draws
-            are those of :func:`unrelu.posterior` of the observation with this seed. They need stated noise, and a
-            prior that is a distribution, if any.
-        seed: seed of every random choice.
+            (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess; 0 for no posteriors. The
+            draws equal those of :func:`unrelu.posterior` for the observation with this seed. They need stated noise;
+            a prior, if any, must be a distribution.
+        seed: the seed of every random choice.
         time_limit: seconds for each chunk, and as many again for its posteriors. The results then depend on the
             machine.
-        chunk: observations that are inverted together; by default a 16th of all, but 8 to 256, or 16 with posteriors;
-            fewer where a forward pass is long, but 20 where these tell their noise level. Codes depend on it, draws do
-            not.
-        workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That
-            is the default for a network on a GPU, which workers would share, and in a daemon, such as a worker of a
+        chunk: observations that are inverted together; by default a 16th of all, from 8 to 256, or to 16 with
+            posteriors. Chunks are shorter if a forward pass is expensive, but have at least 20 observations if the
+            noise level is estimated from them. Codes depend on it, draws do not.
+        workers: processes on this machine, of one thread each; by default one per core. 1 computes in this process,
+            the default for a network on a GPU, which workers would share, and in a daemon, such as a worker of a
             pool, which cannot start processes. With an executor, the number of chunks that it computes at once.
-        executor: computes the chunks instead: any :class:`concurrent.futures.Executor` of processes, such as
-            ``distributed.Client(...).get_executor()`` for a cluster, whose workers may die and join.
+        executor: any :class:`concurrent.futures.Executor` of processes that computes the chunks instead, such as
+            ``distributed.Client(...).get_executor()`` for a cluster. Its workers may die and join.
         array: name of the array in a store of several.
         size: (height, width) to resize images to.
-        scale: as for :func:`unrelu.invert`: (low, high), or "LOW,HIGH", map the data's own range to this one. Data on
-            another scale than the generator are an error, by the first 64 observations; "none" takes them as they are.
-            By default, images are mapped to the scale of the generator, all others are left alone.
-        overwrite: remove what the folder holds of an earlier run.
-        callback: called with a :class:`RunProgress` at the beginning, after every chunk and for warnings; when it
-            returns True, the run stops after the chunks at work.
-        names: for the report: of "model", "data" and "masks", by default where the latter are; the "command" that began
-            the run.
-        **options: of the method.
+        scale: as for :func:`unrelu.invert`: (low, high) or "LOW,HIGH" maps the data's own range to this one. If the
+            first 64 observations show another scale than the generator's, that is an error; "none" takes data as they
+            are. By default, images are mapped to the scale of the generator, and other data are left alone.
+        overwrite: remove the results of an earlier run from the folder.
+        callback: called with a :class:`RunProgress` at the beginning, after every chunk and for warnings. When it
+            returns True, the run stops after the running chunks.
+        names: texts for the report: the names of "model", "data" and "masks", the last two by default their paths, and
+            the "command" that began the run.
+        **options: options of the method.
 
     Returns:
-        The :class:`Run`; not :attr:`Run.finished` if it was stopped.
+        The :class:`Run`. Its :attr:`Run.finished` is False if it was stopped.
 
     Raises:
         InputError: data, shapes or values that cannot be used; a folder that holds another run (with the differences),
@@ -139,7 +139,7 @@ def run(
         OutputExistsError: the folder holds something else.
         StorageError: the disk is full or cannot be written; what is finished is kept.
         SolverError: workers are killed again and again, or the executor lost a chunk.
-        HostError: this process cannot start the workers, or computes on a GPU of the process that it was forked from.
+        HostError: this process cannot start the workers, or computes on a GPU that its parent has used before the fork.
         MissingPackageError: an optional package is not installed.
 
     >>> import os, tempfile
@@ -167,7 +167,7 @@ def run(
     with storing(folder, "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     with recording(folder) as journal:
-        # Again, now that no other run can write it.
+        # Check again, now that no other run can write into the folder.
         if not _goes_on(folder, manifest, overwrite):
             _forget(folder, journal)
             store.create({"statuses": list(STATUSES), "run": MANIFEST})
@@ -197,7 +197,7 @@ def run(
 
 
 def _written(run: Run) -> Run:
-    """The run without records whose rows are not in the store: after a power cut, a line may be all that is left."""
+    """Leave out records whose rows are not in the store: a power cut may leave the line of a chunk without its rows."""
 
     def there(record: Record) -> bool:
         status, codes = (run.read(name, record.start, record.stop) for name in ("status", "codes"))
@@ -228,7 +228,7 @@ def _record(chunk: Chunk, outcome: Outcome) -> Record:
 
 
 def _workers(network: Generator, workers: int | None, executor: Executor | None) -> int:
-    """How many chunks are computed at once."""
+    """Return how many chunks are computed at once."""
     if workers is not None:
         whole_number("workers", workers, 1)
     if executor is not None:
@@ -254,7 +254,7 @@ def _workers(network: Generator, workers: int | None, executor: Executor | None)
 
 
 def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds the same run, which is resumed; what holds something else is refused."""
+    """Check whether the folder holds the same run, to resume it. Refuse a folder that holds anything else."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; name a folder for the results")
@@ -275,13 +275,13 @@ def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
 
 
 def _untouched(folder: Path) -> bool:
-    """Whether there is nothing but what a run leaves that ended before it had begun."""
+    """Check whether the folder is empty, or only has files of a run that ended before its first chunk."""
     names, journal = {entry.name for entry in folder.iterdir()}, folder / JOURNAL
     return names <= {JOURNAL, STORE, MANIFEST + ".draft"} and not (journal.exists() and journal.stat().st_size)
 
 
 def _forget(folder: Path, journal: BinaryIO) -> None:
-    """Remove what a run before has written into the folder; other files stay. The manifest goes first."""
+    """Remove the files of an earlier run from the folder, the manifest first. Other files stay."""
     with storing(folder, "name another folder"):
         for name in (MANIFEST, "report.html"):
             (folder / name).unlink(missing_ok=True)

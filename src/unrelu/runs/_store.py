@@ -1,9 +1,9 @@
-"""``results.zarr``: the rows of a run, a Zarr group with an array for every column, written in parts by one process.
+"""``results.zarr``: the rows of a run. One process writes a Zarr group in parts, with an array for every column.
 
-Chunks of the arrays are not compressed: the ``bytes`` codec of Zarr v3, little-endian. So a chunk is a file of rows,
-and rows are written and read at their places, whatever the chunks of the run are. By way of Zarr a write would read the
-whole chunk of the array first, or need a file for every column of every chunk of the run. Rows that were not written
-yet have ``status`` 0, and NaN, -1 or False elsewhere.
+Chunks of the arrays are not compressed: the ``bytes`` codec of Zarr v3, little-endian. So an array chunk is a file of
+rows, and any rows are written and read in place, whatever the chunks of the run are. Writing through Zarr would first
+read a whole array chunk, or need a file for every column of every chunk of the run. Rows that are not written yet have
+``status`` 0, and NaN, -1 or False elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unrelu.runtime.file_writing import AGAIN, storing
 Values = Mapping[str, npt.NDArray[Any]]
 
 STORE = "results.zarr"
-# Bytes of a chunk of an array: a column of a million numbers is one file.
+# Bytes of an array chunk: a column of a million numbers is one file.
 _CHUNK = 2**24
 
 
@@ -39,7 +39,7 @@ class Store:
     columns: tuple[Column, ...]
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Create the columns, empty, in place of an earlier store; ``attributes`` are those of the group.
+        """Create empty columns in place of an earlier store. The Zarr group gets these ``attributes``.
 
         Raises:
             StorageError: there is too little space, or the folder cannot be written.
@@ -71,7 +71,7 @@ class Store:
                 with storing(path, AGAIN):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with path.open("r+b" if path.exists() else "w+b") as stream:
-                        # A new file, or one that a process was making when it was killed, is filled up first.
+                        # A new file is filled up first, or one that a killed process left incomplete.
                         missing = self._rows(column) * column.row_bytes - stream.seek(0, 2)
                         if missing > 0:
                             stream.write(column.filled(self._rows(column)).tobytes()[-missing:])
@@ -79,10 +79,10 @@ class Store:
                         stream.write(rows[part].tobytes())
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows start to stop - 1 of a column, (stop - start, \\*shape); all of them by default.
+        """Read rows start to stop - 1 of a column, (stop - start, \\*shape); by default all rows.
 
         Raises:
-            InputError: there is no such column or are no such rows, they take more than the setting
+            InputError: there is no such column or row, the rows take more bytes than the setting
                 ``UNRELU_MAX_FILE_BYTES`` allows, or the store is damaged.
         """
         named = {column.name: column for column in self.columns}
@@ -106,11 +106,11 @@ class Store:
         return found
 
     def _rows(self, column: Column) -> int:
-        """Rows of a chunk of the column's array."""
+        """Return the number of rows in an array chunk of a column."""
         return max(1, min(self.size, _CHUNK // column.row_bytes))
 
     def _parts(self, column: Column, start: int, stop: int) -> Iterator[tuple[Path, int, slice]]:
-        """The files with rows start to stop - 1: the place of the first in the file, and which of the rows it has."""
+        """Yield each file with rows start to stop - 1, the place of the first one in it, and the slice of its rows."""
         rows, ends = self._rows(column), ["0"] * len(column.shape)
         for i in range(start // rows, math.ceil(stop / rows)):
             first, last = max(start, i * rows), min(stop, (i + 1) * rows)

@@ -1,4 +1,4 @@
-"""The work of a run, as its workers do it: observations of a chunk in, their columns out."""
+"""The work of a run as its workers do it: they take the observations of a chunk and return its columns."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 
-# Numbers that stand for a status in the column: their places here, from 1 on. 0 is an observation not inverted yet.
+# The column holds a status as its place in this tuple, counted from 1. 0 is an observation that is not inverted yet.
 STATUSES = tuple(status.name for status in Status)
-# Errors that are of the run, not of an observation.
+# Errors that end the run, and are not blamed on an observation.
 _OF_THE_RUN = (HostError, MemoryError, OptionError, UnsupportedModelError)
 
 
@@ -42,12 +42,12 @@ class Chunk:
     """Observations that are inverted together.
 
     Attributes:
-        index: of the chunk.
-        start: index of its first observation in the data set.
-        values: as they are stored, float64, (B, m); NaN of observations with a problem.
-        seen: which of their entries were observed, (B, m).
+        index: the index of the chunk.
+        start: the index of its first observation in the data set.
+        values: the observations as they are stored, float64, (B, m); NaN for an observation with a problem.
+        seen: which entries were observed, (B, m).
         problems: why observations cannot be used, by their index in the chunk.
-        names: names of their files; empty where they are none.
+        names: the file names of the observations; empty if observations are not files.
     """
 
     index: int
@@ -60,7 +60,7 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A chunk that was computed: its columns, messages by index in the data set, and what it cost."""
+    """The outcome of a chunk: its columns, messages by index in the data set, and its cost in seconds."""
 
     columns: dict[str, npt.NDArray[Any]]
     errors: dict[int, str]
@@ -72,21 +72,21 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What is asked for, alike for all chunks. It can be pickled.
+    """The work of a run, the same for all chunks. It can be pickled.
 
     Attributes:
         network: G.
-        operator: as :func:`unrelu.invert` takes it, for all observations alike.
-        masked: whether each observation has a mask of its own.
-        shape, dtype: of one observation as it is stored.
-        scaling: from stored values to those of the generator. It is not checked: the run was, as a whole, and a chunk
-            of dark pictures is no reason to end it.
-        columns: those of the store.
-        method, options: of :func:`unrelu.invert`.
-        stated: ``noise``, ``bounds``, ``norm``, ``prior`` and ``time_limit`` of :func:`unrelu.invert`; the limit is for
-            a chunk.
-        seed: of the run.
-        draws: draws of each chain of the posterior of every observation; 0 for no posteriors.
+        operator: the operator as :func:`unrelu.invert` takes it, the same for all observations.
+        masked: whether each observation has its own mask.
+        shape, dtype: shape and type of one observation as it is stored.
+        scaling: maps stored values to the units of the generator. Chunks do not check it, since the whole run did: a
+            chunk of dark pictures is no reason to end a run.
+        columns: the columns of the store.
+        method, options: method and options of :func:`unrelu.invert`.
+        stated: ``noise``, ``bounds``, ``norm``, ``prior`` and ``time_limit`` of :func:`unrelu.invert`; the time limit
+            is for a chunk.
+        seed: the seed of the run.
+        draws: the number of draws of each chain of a posterior; 0 for no posteriors.
     """
 
     network: Generator
@@ -104,7 +104,7 @@ class Work:
 
     @cached_property
     def measured(self) -> Operator:
-        """The operator, checked; kept for the next chunk, as checking code and writing it out takes a while."""
+        """The checked operator. It is kept for all chunks, as checking a function or making its matrix takes time."""
         box = Bounds.parse(self.stated["bounds"], self.network.latent_shape, self.network.names)
         tried = searched(self.network, box, self.stated["prior"])
         return read_operator(self.operator, self.network.output_shape, (1, *self.shape), tried)
@@ -114,9 +114,9 @@ class Work:
 
     @computing(one_thread=True)
     def compute(self, chunk: Chunk) -> Outcome:
-        """Invert the observations of a chunk, with one thread, since the number of threads may change bits.
+        """Invert the observations of a chunk on one thread, since the number of threads may change the last bits.
 
-        Observations that cannot be inverted have status ERROR.
+        Observations that cannot be inverted get status ERROR.
         """
         began = time.perf_counter()
         try:
@@ -130,7 +130,7 @@ class Work:
         return Outcome(columns, errors, messages, time.perf_counter() - began)
 
     def _columns(self, chunk: Chunk) -> tuple[dict[str, Any], dict[int, str], dict[int, str]]:
-        """A chunk's columns; by index in the data set, every error, and the messages that columns do not give."""
+        """Return the columns of a chunk, its errors, and messages not implied by columns, by index in the data set."""
         size, errors, messages = len(chunk.values), dict(chunk.problems), dict[int, str]()
         good = np.array([i for i in range(size) if i not in errors], dtype=np.intp)
         columns = {column.name: column.filled(size) for column in self.columns}
@@ -138,7 +138,7 @@ class Work:
         for rows, result in self._inverted(chunk, good, errors):
             for name, values in _results(result).items():
                 if name in columns:
-                    with np.errstate(over="ignore"):  # of residuals in single precision
+                    with np.errstate(over="ignore"):  # residuals in single precision
                         columns[name][rows] = np.reshape(values, (len(rows), *columns[name].shape[1:]))
             for i, text, failed in _messages(result):
                 (errors if failed else messages)[int(rows[i])] = text
@@ -157,13 +157,13 @@ class Work:
         return columns, by_index[0], by_index[1]
 
     def _arguments(self, chunk: Chunk, rows: Index) -> dict[str, Any]:
-        """The arguments of both front doors for some observations of a chunk."""
+        """Return the arguments of both ``invert`` and ``posterior`` for some observations of a chunk."""
         values = self.scaling.stored(chunk.values[rows], self.dtype)
         operator = Mask(chunk.seen[rows]) if self.masked else self.measured
         return {"y": values, "operator": operator, "scale": self.scaling, **self.stated}
 
     def _inverted(self, chunk: Chunk, good: Index, errors: dict[int, str]) -> list[tuple[Index, Inversion]]:
-        """The inversion of all good observations; where it fails, of each alone, and why of those that fail."""
+        """Invert all good observations together. If that fails, invert each alone, and add failures to ``errors``."""
         if not len(good):
             return []
         seed = chunk_seed(self.seed, chunk.index)
@@ -172,7 +172,7 @@ class Work:
             result = invert(self.network, method=self.method, seed=seed, **arguments, **self.options)
         except _OF_THE_RUN:
             raise
-        except Exception as error:  # a solver may break down in many ways on one observation, and that is its result
+        except Exception as error:  # a solver may break down in many ways, and that is the result
             if len(good) == 1:
                 errors[int(good[0])] = _said(error)
                 return []
@@ -180,7 +180,7 @@ class Work:
         return [(good, result)]
 
     def _sampled(self, chunk: Chunk, good: Index) -> Iterator[tuple[int, Posterior | str]]:
-        """The posterior of each good observation, or why there is none."""
+        """Yield the posterior of each good observation, or the reason why there is none."""
         begin, limit = now(), self.stated["time_limit"]
         for i in good.tolist():
             arguments = self._arguments(chunk, np.array([i]))
@@ -199,12 +199,12 @@ class Work:
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
-    """The seed of a chunk, below 2**63, from a stream of the pair, so that chunks share no random numbers."""
+    """Draw the seed of a chunk, below 2**63, from a stream of seed and index. So chunks share no random numbers."""
     return int(stream("chunk", seed, chunk).integers(2**63))
 
 
 def _results(result: Inversion) -> dict[str, Any]:
-    """The columns of an inversion."""
+    """Return the columns of an inversion."""
     problem, stated = result.problem, result.problem.stated
     outputs = np.reshape(result.reconstruction, (problem.size, -1))
     residual = problem.differences_of(outputs)
@@ -223,7 +223,7 @@ def _results(result: Inversion) -> dict[str, Any]:
 
 
 def _posterior_results(found: Posterior) -> dict[str, Any]:
-    """The columns of the posterior of one observation."""
+    """Return the columns of one observation's posterior."""
     status = STATUSES.index(found.status[0].name) + 1
     outputs = found.outputs(found.chains[0])
     deviations = outputs.std(axis=0) if len(outputs) else np.full(outputs.shape[1:], np.nan)
@@ -231,7 +231,7 @@ def _posterior_results(found: Posterior) -> dict[str, Any]:
 
 
 def _messages(result: Inversion) -> Iterator[tuple[int, str, bool]]:
-    """Index, message and whether it failed, of observations that failed or whose columns do not give their message."""
+    """Yield (index, message, failed) of failed observations, and of messages that do not follow from the columns."""
     columns = zip(*(getattr(result, name) for name in TELLING), strict=True)
     for i, (status, text, numbers) in enumerate(zip(result.status, result.message, columns, strict=True)):
         failed = status is Status.ERROR
@@ -240,5 +240,5 @@ def _messages(result: Inversion) -> Iterator[tuple[int, str, bool]]:
 
 
 def _said(error: Exception) -> str:
-    """The message of an error of ours; of another, also what it is."""
+    """Return the message of an error, with its type if it is not an UnreluError."""
     return str(error) if isinstance(error, UnreluError) else f"{type(error).__name__}: {error}"

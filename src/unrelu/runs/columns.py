@@ -1,4 +1,4 @@
-"""The columns of results: one row an observation, one number or one array of a fixed shape a column."""
+"""The columns of results. An observation is a row; a column holds a number or an array of fixed shape for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrelu.sampling.sampled_chains import interval_of
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
-# The types of the numbers that the verdict on an observation is made of.
+# The numbers of the verdict on an observation, and their types.
 _REAL = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
 _NUMBERS = {
     "success": "|b1", **dict.fromkeys(_REAL, "<f8"), "freedom": "<i8", "rank": "<i8", "identifiable": "|b1",
@@ -28,7 +28,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One number, or an array of this shape, for every observation."""
+    """A column: one number, or an array of this shape, for every observation."""
 
     name: str
     shape: Shape
@@ -36,34 +36,34 @@ class Column:
 
     @property
     def empty(self) -> float | int:
-        """What stands where there is no result: NaN, -1, or 0."""
+        """The value that stands for a missing result: NaN, -1 or 0."""
         return {"f": math.nan, "i": -1}.get(np.dtype(self.dtype).kind, 0)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one entry."""
+        """The bytes of one entry."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def filled(self, rows: int) -> npt.NDArray[Any]:
-        """So many rows without a result."""
+        """Return this number of rows without a result."""
         return np.full((rows, *self.shape), self.empty, dtype=self.dtype)
 
 
 def columns_of(
     latent: Shape, output: Shape, observation: Shape, *, predictions: bool, posterior: bool, named: int
 ) -> tuple[Column, ...]:
-    """The columns of a run.
+    """Return the columns of a run.
 
-    Those of :class:`~unrelu.Inversion`, with the residuals in three norms, and as single precision what explains an
-    observation without the data set: ``residuals``, y - A G(z) in the generator's units, NaN where nothing was
-    observed.
+    They hold the numbers of :class:`~unrelu.Inversion`, with the residuals in three norms. ``residuals`` is y - A G(z)
+    in single precision and the generator's units, NaN where nothing was observed. With it, an observation can be
+    restored without the data set.
 
     Args:
-        latent, output, observation: shapes of a code, an output, an observation.
-        predictions: whether A G(z) is a column, as it is no part of G(z).
-        posterior: whether there are columns of draws: mean, standard deviation and the ends of the interval of each
-            coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
-        named: the number of coordinates if they have names; ``parameters`` is what is reported by name.
+        latent, output, observation: the shapes of a code, an output and an observation.
+        predictions: whether A G(z) is a column, because it is not a part of G(z).
+        posterior: whether there are columns of draws: mean, standard deviation and interval of each coordinate, the
+            standard deviation of each output, the status of the sampling, and its statistics.
+        named: the number of coordinates if they have names. Then ``parameters`` is a column.
     """
     return (
         Column("codes", latent, "<f8"),
@@ -87,13 +87,13 @@ def columns_of(
 
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
-    """What the verdict on every observation is made of, (B,), by the names of columns; ``residual`` is (B, m)."""
+    """Return the numbers of the verdict on every observation, (B,), by column name; ``residual`` has shape (B, m)."""
     own = {"objective": result.fun, **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")}}
     return {name: np.atleast_1d(own[name] if name in own else getattr(result, name)) for name in _NUMBERS}
 
 
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
-    """What the draws say of each observation, by the names of columns: of codes (B, \\*latent_shape), others (B,)."""
+    """Summarise the draws of each observation, by column name: (B, \\*latent_shape) for codes, (B,) for the others."""
     chains, network = posterior.chains, posterior.problem.network
     said = [(one.mean, one.deviation, *interval_of(one.flat, INTERVAL)) for one in chains]
     codes = network.shaped(np.reshape(said, (len(chains), 4, network.latent_dim)))

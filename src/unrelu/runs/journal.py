@@ -1,4 +1,4 @@
-"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the store."""
+"""``chunks.jsonl``: one line for every finished chunk, written after its rows are in the store."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from unrelu.runtime.file_reading import read_json_lines
 from unrelu.runtime.file_writing import AGAIN, sole_writer, storing
 
 JOURNAL = "chunks.jsonl"
-# Bytes of a line: a message for every observation of the largest chunk, and far more than that.
+# The most bytes of a line: far more than a message for every observation of the largest chunk.
 _LINE = 2**26
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished chunk.
+    """The record of a finished chunk.
 
     Attributes:
-        chunk: its index.
-        start, stop: its observations, start to stop - 1.
-        counts: how many observations ended with which status.
-        success: how many of them did with success.
-        failed: how many of them have no code.
-        seconds: that computing it took.
-        worker: machine and process.
+        chunk: the index of the chunk.
+        start, stop: its observations are start to stop - 1.
+        counts: the number of observations with each status.
+        success: the number of observations that ended with success.
+        failed: the number of observations without a code.
+        seconds: the time to compute the chunk.
+        worker: machine and process that computed it.
         at: when it was finished, in seconds since 1970.
-        errors: message of every observation with status ERROR, by its index in the data set.
-        messages: of those of the others that say more than :func:`unrelu.result.message_of` of their columns.
-        names: names of their files, where observations are files.
+        errors: the message of every observation with status ERROR, by its index in the data set.
+        messages: other messages, where :func:`unrelu.result.message_of` cannot restore them from the columns.
+        names: the file names of the observations, if they are files.
     """
 
     chunk: int
@@ -52,7 +52,7 @@ class Record:
 
 
 def read_records(folder: Path) -> dict[int, Record]:
-    """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
+    """Read the finished chunks by index. Damaged lines are left out, so their chunks are computed again."""
     path = folder / JOURNAL
     found = [_record(entry) for entry in read_json_lines(path, _LINE, folder)] if path.exists() else []
     return {record.chunk: record for record in found if record is not None}
@@ -60,10 +60,10 @@ def read_records(folder: Path) -> dict[int, Record]:
 
 @contextmanager
 def recording(folder: Path) -> Iterator[BinaryIO]:
-    """The journal, for :func:`append`, which no other run can have meanwhile."""
+    """Open the journal for :func:`append`, and lock it against other runs."""
     path = folder / JOURNAL
     with storing(path, "name another folder"):
-        stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
+        stream = path.open("ab", buffering=0)  # a buffer would be written again when the file is closed
     with stream, sole_writer(stream.fileno(), path):
         content = path.read_bytes()
         if not content.endswith(b"\n"):  # a line was being written when its process died
@@ -72,7 +72,7 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
 
 
 def append(stream: BinaryIO, record: Record) -> None:
-    """Write a line. What was written of it when a disk is full, or gone, is taken back at the next start."""
+    """Write a line. If a disk is full or gone, the next start removes the incomplete line."""
     left = json.dumps(asdict(record)).encode() + b"\n"
     with storing(stream.name, AGAIN):
         while left:
@@ -80,7 +80,7 @@ def append(stream: BinaryIO, record: Record) -> None:
 
 
 def busy_seconds(records: Iterable[Record]) -> float:
-    """The seconds in which at least one worker computed a chunk: stops of a run do not count."""
+    """Return the seconds in which at least one worker computed a chunk. Pauses of a run do not count."""
     busy, until = 0.0, -math.inf
     for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
         busy += max(0.0, end - max(begin, until))
@@ -89,7 +89,7 @@ def busy_seconds(records: Iterable[Record]) -> float:
 
 
 def _record(line: Any) -> Record | None:
-    """The record of a line of types that a run writes; None for any other line."""
+    """Return the record in a line, or None if a value has a type or size that no run writes."""
     try:
         for name in ("errors", "messages", "names"):
             line[name] = {int(i): str(text) for i, text in line[name].items()}

@@ -1,4 +1,4 @@
-"""The folder of a run, to look at while it runs and afterwards."""
+"""The folder of a run, to inspect while it runs and afterwards."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from unrelu.runtime.file_writing import as_json, locked
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Observations that a notebook shows.
+# The number of worst observations that a notebook shows.
 _WORST = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """What a folder of ``unrelu run`` held when it was opened.
+    """A folder of ``unrelu run``, as it was when it was opened.
 
     Attributes:
-        folder: where it is.
-        manifest: what is computed, as ``manifest.json`` has it.
+        folder: the path of the folder.
+        manifest: what the run computes, from ``manifest.json``.
         records: the finished chunks, by index.
         store: the columns.
 
@@ -61,7 +61,7 @@ class Run:
         return f"<Run {str(self.folder)!r}: {self.done} of {self.size} observations; {ends or 'no chunk is finished'}>"
 
     def __str__(self) -> str:
-        """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
+        """Show the statuses of the finished chunks and their worst observations, in at most 15 lines."""
         return "\n".join([self._title, *str(self._verdicts()).splitlines()][:15])
 
     @property
@@ -73,12 +73,12 @@ class Run:
         return f"<div><p>{escape(self._title)}</p>{self._verdicts(_WORST).html()}</div>"
 
     def to_frame(self) -> DataFrame:
-        """The verdict as a pandas data frame: a row for each observation of the finished chunks.
+        """Return the verdict as a pandas data frame, with a row for each observation of the finished chunks.
 
         If coordinates have names, the parameters are further columns.
 
         Raises:
-            InputError: a column cannot be read, or a coordinate has its name.
+            InputError: a column cannot be read, or a coordinate has the name of a column.
             MissingPackageError: pandas is not installed.
         """
         columns = {column.name: self.column(column.name) for column in self.store.columns if not column.shape}
@@ -91,11 +91,11 @@ class Run:
 
     @property
     def noise_stated(self) -> bool:
-        """Whether noise is stated, or the rounding that the type of the data tells."""
+        """Whether noise is stated, or known as the rounding of the data type."""
         return bool(self.manifest["about"]["noise"])
 
     def _verdicts(self, most: int = WORST) -> Printed:
-        """What is said of it in words."""
+        """Return the verdicts in words."""
         norm = self.manifest["norm"] if self.manifest["norm"] in ("l1", "linf") else "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
@@ -107,13 +107,13 @@ class Run:
     def indices(self) -> Index:
         """Indices of the observations of the finished chunks, in order.
 
-        Others do not count: their rows may be empty, or of a chunk that was not recorded.
+        Other rows do not count: they may be empty, or belong to a chunk that was not recorded.
         """
         spans = [np.arange(record.start, record.stop) for _, record in sorted(self.records.items())]
         return np.concatenate(spans) if spans else np.arange(0)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """What :meth:`read` gives of the finished chunks, in order."""
+        """Read a column of the finished chunks, in order, as :meth:`read` does."""
         if self.finished or not self.records:
             return self.read(name)[: self.done]
         return np.concatenate([self.read(name, r.start, r.stop) for _, r in sorted(self.records.items())])
@@ -135,17 +135,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all chunks are there."""
+        """Whether all chunks are finished."""
         return len(self.records) == self.chunks
 
     @property
     def running(self) -> bool:
-        """Whether a process is writing the folder now, as far as the system has locks."""
+        """Whether a process is writing into the folder now; False if the system has no locks."""
         return locked(self.folder / JOURNAL)
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many observations ended with which status."""
+        """The number of observations with each status."""
         total: Counter[str] = Counter()
         for record in self.records.values():
             total.update(record.counts)
@@ -153,17 +153,17 @@ class Run:
 
     @property
     def success(self) -> int:
-        """How many observations ended with success."""
+        """The number of observations that ended with success."""
         return sum(record.success for record in self.records.values())
 
     @property
     def failed(self) -> int:
-        """How many observations have no code."""
+        """The number of observations without a code."""
         return sum(record.failed for record in self.records.values())
 
     @cached_property
     def mixed(self) -> int | None:
-        """How many posteriors have mixed chains; None without posteriors."""
+        """The number of posteriors with mixed chains; None without posteriors."""
         if not self.manifest["posterior"]:
             return None
         return int((self.column("posterior_status") == Status.MIXED.name).sum())
@@ -174,17 +174,17 @@ class Run:
         return {i: text for _, record in sorted(self.records.items()) for i, text in record.errors.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
+        """Read entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
         (B, \\*output_shape), "residuals" (y - A G(z), of the shape of the data, single precision, NaN where nothing was
-        observed), "predictions" (A G(z), where that is no part of the output), "status" (names of
-        :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "p_value", "p_size", "p_largest",
+        observed), "predictions" (A G(z), if it is not a part of the output), "status" (names of
+        :class:`~unrelu.Status`, "" in unfinished chunks), "success", "p_value", "p_size", "p_largest",
         "p_structure", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
         "identifiable", "nit", "seconds"; with names of coordinates also "parameters" (B, k), in the order of
         :attr:`names`; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape), "reconstruction_std"
         (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
 
         Raises:
-            InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
+            InputError: there is no such column, it cannot be read, or more than 4 GiB are requested at once.
         """
         values = self.store.read(name, start, stop)
         if name not in ("status", "posterior_status"):
@@ -195,9 +195,9 @@ class Run:
         return np.asarray(names[values])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One dictionary for every observation of the finished chunks, in order: all columns of single numbers.
+        """Yield a dictionary for every observation of the finished chunks, in order: all columns of single numbers.
 
-        Numbers that are not finite are None. Its ``name`` is that of its file, None where observations are no files.
+        Numbers that are not finite become None. ``name`` is the file name, None if observations are not files.
         """
         columns = [column.name for column in self.store.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
@@ -215,10 +215,10 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """A folder of ``unrelu run``, finished or not; nothing of its columns is read yet.
+    """Open a folder of ``unrelu run``, finished or not. No column is read yet.
 
     Raises:
-        InputError: it is none, or its manifest is damaged.
+        InputError: it is not a folder of a run, or its manifest is damaged.
 
     >>> import os, tempfile
     >>> import unrelu

@@ -1,6 +1,6 @@
-"""Files that the library keeps, all alike: arrays, texts and numbers in an ``.npz``, a format number, and a digest.
+"""The library's own files: an ``.npz`` of arrays, texts and numbers, with a format number and a digest.
 
-Results, posteriors, certificates and learned priors are such files. Nothing is pickled.
+Results, posteriors, certificates and learned priors are saved in this way. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from unrelu.runtime.words import listed
 Table = dict[str, npt.NDArray[Any]]
 Content = TypeVar("Content")
 
-# The format of all archives; it is raised when one of them changes.
+# The format number of all archives. It increases when the format of any kind changes.
 FORMAT = 1
-# What reads an archive of each kind.
+# The call that reads an archive of each kind.
 _READERS = {
     "result": "unrelu.load_result(path)",
     "posterior": "unrelu.load_posterior(path)",
@@ -52,10 +52,10 @@ def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
 
 
 def read_archive(given: object, kind: str, restore: Callable[[Table], Content]) -> Content:
-    """Read what :func:`write_archive` wrote; ``restore`` makes it of the arrays, and refuses what it cannot be.
+    """Read a file of :func:`write_archive`. ``restore`` makes the object from the arrays, and refuses invalid ones.
 
     Raises:
-        InputError: the file does not exist, is damaged or truncated, of a later version, or of something else.
+        InputError: the file does not exist, is damaged or truncated, or has another kind or a later version.
     """
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"a {kind} is loaded by the path of its file, got {type(given).__name__}")
@@ -84,13 +84,13 @@ def read_archive(given: object, kind: str, restore: Callable[[Table], Content]) 
         return restore(table)
     except UnreluError:
         raise
-    # PyTorch raises RuntimeErrors for shapes; RecursionError is one, too.
+    # PyTorch raises RuntimeErrors for wrong shapes. RecursionError is a RuntimeError, too.
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path}: the {kind} is damaged ({error}); save it again") from None
 
 
 def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 of all arrays with their names, as hexadecimal digits."""
+    """Return the SHA-256 of all arrays with their names, as hexadecimal digits."""
     found = hashlib.sha256()
     for name in sorted(table.keys() - {"digest"}):
         array = table[name]
@@ -106,7 +106,7 @@ def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def shape_of(array: npt.NDArray[Any]) -> tuple[int, ...]:
-    """Return a shape: positive whole numbers."""
+    """Return an array as a shape, which must be positive whole numbers."""
     shape = tuple(int(n) for n in array_of(array, np.int64).ravel())
     if any(n < 1 for n in shape) or math.prod(shape) >= 2**48:
         raise ValueError(f"a shape is {shape!r:.60}")
@@ -121,9 +121,9 @@ def array_of(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
 
 
 def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) -> Table:
-    """Return columns by name, each of its type and from its least to its largest number; any number if that is NaN.
+    """Return columns by name; each must have its type, and lie between its two limits, where NaN is no limit.
 
-    NaN stands for what is not known, except of a time.
+    Entries may be NaN, for unknown numbers; only a time may not.
     """
     found = {}
     for name, (kind, low, high) in columns.items():
@@ -136,18 +136,18 @@ def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) ->
 
 
 def number_of(array: npt.NDArray[Any], kind: Any) -> Any:
-    """Return a single number."""
+    """Return the only entry of an array as a number."""
     return array_of(array.reshape(()), kind).item()
 
 
 def texts_of(array: npt.NDArray[Any]) -> list[str]:
-    """Return texts, without control characters for a terminal."""
+    """Return texts. Replace control characters, which could control a terminal."""
     if array.dtype.kind != "U":
         raise TypeError(f"entries are {array.dtype}, not text")
     return ["".join(c if c.isprintable() or c == "\n" else "?" for c in text) for text in array.ravel().tolist()]
 
 
 def text_of(array: npt.NDArray[Any]) -> str:
-    """Return a single text."""
+    """Return the only text of an array, on one line."""
     (text,) = texts_of(array)
     return text.replace("\n", "?")

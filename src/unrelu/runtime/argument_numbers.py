@@ -1,4 +1,4 @@
-"""Numbers and arrays among the arguments of public functions: the right type, and no truth values."""
+"""Checks of numbers and arrays that public functions take: their types and limits; booleans are refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from unrelu.errors import InputError, OptionError
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import shown
 
-# Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
+# Kinds of NumPy types that NumPy would convert to numbers, which would lose their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 
 def real_number(name: str, value: Any, what: str) -> float:
-    """A number as a float, infinite beyond the range of floats; an :class:`OptionError` says ``what`` it must be."""
+    """Return a number as a float, infinite beyond the range of floats. An OptionError says ``what`` it must be."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise OptionError(f"{name}={value!r} must be {what}")
     try:
@@ -28,7 +28,7 @@ def real_number(name: str, value: Any, what: str) -> float:
 
 
 def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """A whole number from ``least`` to ``most``; an :class:`OptionError` for anything else."""
+    """Return a whole number from ``least`` to ``most``; raise an :class:`OptionError` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
         raise OptionError(f"{name}={shown(value)} must be a whole number {limits}")
@@ -36,7 +36,7 @@ def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> i
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:
-    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is used in messages.
+    """Copy an array, a tensor or nested lists of real numbers as float64; messages use ``name``.
 
     Raises:
         InputError: it is ragged, complex, text or masked.

@@ -1,4 +1,4 @@
-"""Names of the types of arrays and their shapes."""
+"""Type aliases for arrays and shapes."""
 
 import numpy as np
 import numpy.typing as npt

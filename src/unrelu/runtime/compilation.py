@@ -1,4 +1,4 @@
-"""How kernels are compiled by Numba, before their first use, announced to the user if it takes time."""
+"""Compilation of kernels by Numba before their first use. If it takes time, a message tells the user."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
     try:
         return _njit(cache=True, **options)(function)
     except RuntimeError:
-        # Numba finds no folder that it may write to; :func:`compile_by` says so.
+        # Numba finds no folder that it may write to. :func:`compile_by` tells the user.
         return _njit(**options)(function)
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile a function that only compiled functions call. It has no entry for Python, where a call would crash.
+    """Compile a function that only compiled functions call. It has no Python wrapper: a call from Python would crash.
 
-    Entries take a quarter of the time that the compilation of a small function takes.
+    For a small function, the wrapper takes a quarter of the compilation time.
     """
     return kernel(function, no_cpython_wrapper=True, **options)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a function as a part of the only function that calls it.
+    """Inline a function into the only function that calls it.
 
-    Others are optimised by LLVM alone, and again with each function that calls them, directly or not.
+    LLVM optimises a function without inlining on its own, and again with each direct or indirect caller.
     """
     return jit(function, inline="always")
 
@@ -57,7 +57,7 @@ _compiled: set[str] = set()
 
 @cache
 def _announce(message: str) -> None:
-    """Say that kernels are compiled, once in a process."""
+    """Tell the user that kernels are compiled, once in a process."""
     _LOG.warning(message)
 
 
@@ -66,8 +66,8 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
 
     Args:
         run: solves a small problem, which calls every kernel.
-        folder: Numba's cache of these kernels, None if it found no place for one.
-        what: the name of these kernels, by which they are known to be compiled.
+        folder: Numba's cache of these kernels; None if Numba found no place for a cache.
+        what: the name of these kernels. Kernels of the same name are compiled once.
     """
     with _lock:
         if what in _compiled:
@@ -75,7 +75,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         message = threading.Timer(_PATIENCE, _announce, [_COMPILING + (_KEPT if folder else _LOST)])
         message.daemon = True
         message.start()
-        # Numba makes so many objects that the collector would look at everything in memory again and again.
+        # Numba creates so many objects that the garbage collector would scan the whole memory again and again.
         collecting = gc.isenabled()
         gc.disable()
         try:

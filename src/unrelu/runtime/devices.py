@@ -1,4 +1,4 @@
-"""The devices that PyTorch computes on: which can be used, and how much fits into one at a time, or at all."""
+"""The devices that PyTorch computes on: which ones can be used, and how much memory they have."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 
 from unrelu.errors import OptionError
 
-# Where Linux keeps the limit of the memory of a container, in versions 2 and 1 of its control groups.
+# Files in which Linux states the memory limit of a container, in versions 2 and 1 of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64) -> torch.device:
-    """The device of this name, with its number.
+    """Return the device of this name, with its number.
 
     Raises:
-        OptionError: there is none, it holds no numbers of this type, or it computes nothing; the message names those
-            that are available.
+        OptionError: there is no such device, it does not support this type, or it cannot compute. The message names
+            the available devices.
     """
     try:
         found = torch.empty(0, dtype=dtype, device=torch.device(device)).device
@@ -38,7 +38,7 @@ def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64)
 
 @cache
 def total_memory(device: torch.device) -> int:
-    """The bytes of memory that a device has, used or not: nothing larger fits. The largest integer if not known."""
+    """Return the total memory of a device in bytes, used or not. Return the largest integer if it is not known."""
     if device.type != "cpu":
         return memory(device) or sys.maxsize
     found = [sys.maxsize]
@@ -52,7 +52,7 @@ def total_memory(device: torch.device) -> int:
 
 @cache
 def memory(device: torch.device) -> int:
-    """The bytes of a device's memory; 0 for the host, and where they are not known."""
+    """Return the memory of an accelerator in bytes; 0 for the host, and if the memory is not known."""
     if device.type == "cpu":
         return 0
     properties = getattr(torch.get_device_module(device), "get_device_properties", None)

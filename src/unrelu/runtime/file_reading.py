@@ -1,8 +1,8 @@
 """Reading files that may be damaged or malicious.
 
-Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. What
-a header states is compared with one setting, the environment variable ``UNRELU_MAX_FILE_BYTES``, before memory is
-allocated. Pickles are read by ``loaders._pickled_arrays`` alone.
+Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. The
+size in a header is compared with the environment variable ``UNRELU_MAX_FILE_BYTES`` before memory is allocated. Only
+``loaders._pickled_arrays`` reads pickles.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import numpy.typing as npt
 from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.runtime.words import shown
 
-# The environment variable that limits what a file may state, in bytes, and its default.
+# The environment variable that limits the size that a file may state, in bytes, and its default.
 LIMIT_VARIABLE, _LIMIT_BY_DEFAULT = "UNRELU_MAX_FILE_BYTES", 2**32
 # The most characters in the name of an array, and the most axes that every version of NumPy supports.
 _NAME, _AXES = 1000, 32
 
 
 def shown_size(size: int) -> str:
-    """A number of bytes as text for messages."""
+    """Format a number of bytes for messages."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size / unit:,.4g} {name}"
@@ -40,16 +40,16 @@ def shown_size(size: int) -> str:
 
 
 def check_stated_size(said: str, size: int, instead: str = "") -> None:
-    """Refuse what takes more bytes than the setting allows, as a header states before anything is read.
+    """Refuse a stated size in bytes that is larger than the setting allows, before anything is read.
 
     Args:
-        said: what takes them, with its verb: the message begins with it.
+        said: the beginning of the message: what has this size, with a verb.
         size: the stated number of bytes.
-        instead: what else could be done, for the message.
+        instead: the alternative that the message offers.
 
     Raises:
-        InputError: it takes more.
-        OptionError: the setting is no number of bytes.
+        InputError: the size is larger.
+        OptionError: the setting is not a number of bytes.
     """
     text = os.environ.get(LIMIT_VARIABLE) or str(_LIMIT_BY_DEFAULT)
     most = int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else 0
@@ -87,7 +87,7 @@ def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[Binar
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[None]:
-    """Turn errors of the system while a file is read into InputErrors."""
+    """Turn system errors into InputErrors while a file is read."""
     try:
         yield
     except FileNotFoundError as error:
@@ -101,14 +101,14 @@ def _reading(path: str | Path) -> Iterator[None]:
 
 
 def read_bytes(path: str | Path, within: Path | None = None) -> bytes:
-    """All bytes of a file."""
+    """Read all bytes of a file."""
     with opened(path, within) as (stream, size), _reading(path):
         check_stated_size(f"{path} has", size)
         return stream.read(size)
 
 
 def read_json(path: str | Path, within: Path | None = None) -> Any:
-    """The value of the JSON text in a file."""
+    """Read a JSON file and return its value."""
     content = read_bytes(path, within)
     try:
         return json.loads(content.decode("utf-8"))
@@ -130,7 +130,7 @@ def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
 
 
 class Header(NamedTuple):
-    """What the header of a ``.npy`` file states of its array."""
+    """Shape and type of an array, as the header of a ``.npy`` file states them."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -147,7 +147,7 @@ def check_names(names: Iterable[str], where: str | Path) -> None:
 
 
 def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
-    """Refuse objects, structures and other types that are no numbers or words, and shapes that no memory can hold."""
+    """Refuse types that are neither numbers nor text, such as objects, and shapes that no memory can hold."""
     if dtype.hasobject:
         raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
@@ -161,7 +161,7 @@ def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
 
 
 def check_text(array: npt.NDArray[Any], where: str) -> None:
-    """Refuse words with characters that no text has: Python fails at them, in many ways."""
+    """Refuse text with invalid characters, since Python fails at them in many ways."""
     if array.dtype.kind == "U" and array.size:
         characters = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
         if characters.max() > sys.maxunicode:
@@ -169,13 +169,13 @@ def check_text(array: npt.NDArray[Any], where: str) -> None:
 
 
 def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
-    """Read the header of a ``.npy`` file of ``size`` bytes, which has to contain all entries that the header states.
+    """Read the header of a ``.npy`` file of ``size`` bytes. The file has to contain all entries that the header states.
 
-    With ``objects``, entries may be pickled objects, whose number of bytes no header states.
+    With ``objects``, entries may be pickled objects; their size is not in the header.
     """
     try:
         version = np.lib.format.read_magic(stream)
-        # Version 3 is only for names in structures, and structures are refused.
+        # Version 3 differs only in the names of structured types, and these types are refused.
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = readers[version](stream)
     except Exception as error:  # the parser raises ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
@@ -193,7 +193,7 @@ def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) 
 
 
 def read_npy(path: str | Path) -> npt.NDArray[Any]:
-    """The array in a ``.npy`` file."""
+    """Read the array in a ``.npy`` file."""
     with opened(path) as (stream, size):
         shape, dtype = npy_header(stream, size, str(path))
         check_stated_size(f"{path} holds", math.prod(shape) * dtype.itemsize)
@@ -201,7 +201,7 @@ def read_npy(path: str | Path) -> npt.NDArray[Any]:
 
 
 def _array(stream: IO[bytes], where: str) -> npt.NDArray[Any]:
-    """The array of a ``.npy`` file whose header was checked."""
+    """Read the array of a ``.npy`` file after its header was checked."""
     stream.seek(0)
     array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
     check_text(array, where)
@@ -212,14 +212,14 @@ def read_npz(
     path: str | Path, choose: Callable[[list[str]], Sequence[str]] | None = None,
     unpickle: Callable[..., Any] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
-    """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
+    """Read the arrays of a ``.npz`` file by name: all, or the names that ``choose`` picks.
 
-    The sizes that the archive states are checked before anything is read, and ``zipfile`` returns no more. Pickled
+    The sizes that the archive states are checked before anything is read. ``zipfile`` never returns more. Pickled
     objects are refused, or read by ``unpickle(stream, size)``.
     """
 
     def read(info: zipfile.ZipInfo, where: str) -> Any:
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what others take has no bound
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others need memory without bound
             raise InputError(f"{where} is compressed in another way than zlib's; save it again")
         with archive.open(info) as stream:
             header = npy_header(stream, info.file_size, where, unpickle is not None)
@@ -227,7 +227,7 @@ def read_npz(
                 array = unpickle(stream, info.file_size)
             else:
                 array = _array(stream, where)
-            if stream.read(1):  # reading to the end verifies the check sum
+            if stream.read(1):  # reading to the end verifies the checksum
                 raise InputError(f"{where} is longer than its header states; save it again")
             return array
 

@@ -1,4 +1,4 @@
-"""Writing files: system errors become StorageErrors, files appear complete or not at all, journals have one writer."""
+"""Writing files. System errors become StorageErrors, files appear complete or not at all, journals have one writer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
-# What to do where results cannot be written once some are.
+# The advice when results can no longer be written.
 AGAIN = "what is finished is kept: mend that, and run it again"
 
 
 @contextmanager
 def storing(where: str | Path, advice: str) -> Iterator[None]:
-    """Turn system errors while ``where`` is written into StorageErrors with advice.
+    """Turn system errors into StorageErrors with advice while ``where`` is written.
 
     If ``where`` is a folder, the message names the file in it, if the system reports one.
     """
@@ -39,7 +39,7 @@ def storing(where: str | Path, advice: str) -> Iterator[None]:
 
 @contextmanager
 def drafted(path: Path, advice: str) -> Iterator[IO[bytes]]:
-    """Yield a stream whose content becomes the file at the end, complete or not at all."""
+    """Yield a stream. At the end its content becomes the file, complete or not at all."""
     draft = path.with_name(path.name + ".draft")
     with storing(path, advice):
         try:
@@ -61,13 +61,13 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a line of JSON for each, as a whole or not at all."""
+    """Write each row as a line of JSON, into a file that appears complete or not at all."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_whole(path, lines, "free space, or name another folder")
 
 
 def as_json(value: Any) -> Any:
-    """The value as JSON types: NumPy's become Python's, numbers that are not finite None, other objects their text."""
+    """Convert a value to JSON types: NumPy types to Python's, numbers that are not finite to None, others to text."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
         return {str(name): as_json(entry) for name, entry in value.items()}
@@ -79,7 +79,7 @@ def as_json(value: Any) -> Any:
 
 
 def check_own_files(folder: Path, why: str = "results are written there: remove it, or name another folder") -> None:
-    """Refuse a folder with links, which lead elsewhere, or pipes, which wait for ever."""
+    """Refuse a folder that contains links, which lead elsewhere, or pipes, which may block forever."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path} is a link or no file; {why}")
@@ -87,7 +87,7 @@ def check_own_files(folder: Path, why: str = "results are written there: remove 
 
 @contextmanager
 def sole_writer(file: int, path: Path) -> Iterator[None]:
-    """Lock an open file against writing by other runs, if the system has locks; a lock ends with its process."""
+    """Lock an open file against other runs that write, if the system has locks. A lock ends with its process."""
     for _ in range(10):
         if _lock(file):
             yield
@@ -98,13 +98,13 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 
 @contextmanager
 def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
-    """Wait until no other process works on the file, ``stopped``, or ten minutes. Do not wait if it cannot be made."""
+    """Wait for the lock of a file, until ``stopped()`` or for ten minutes. Do not wait if the file cannot be made."""
     with ExitStack() as stack:
         file = None
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open("ab"))
-        for _ in range(12_000):  # not for ever: a process that is stopped keeps its lock
+        for _ in range(12_000):  # not forever: a suspended process keeps its lock
             if not file or _lock(file.fileno()) or stopped():
                 break
             time.sleep(0.05)
@@ -112,7 +112,7 @@ def taking_turns(path: Path, stopped: Callable[[], Any]) -> Iterator[None]:
 
 
 def locked(path: Path) -> bool:
-    """Whether a run is writing the file now, according to its lock; False if there is no such file."""
+    """Check whether a run is writing the file now, by its lock. Return False if there is no such file."""
     if not path.exists():
         return False
     with path.open("rb") as stream:

@@ -1,10 +1,10 @@
-"""The settings of process and thread for our computations, whatever the user's own settings are.
+"""The settings of process and thread for the library's computations, whatever the user's own settings are.
 
 Every public function that computes enters :func:`computing`, the only place that makes these settings.
 
 Inverting a network is a long sequence of small factorisations and convolutions. Splitting one of them over the cores
 gains nothing. It is far slower when another process needs a core, because the threads wait for each other. So linear
-algebra has one thread, and observations are processed in parallel instead of matrices: :func:`in_threads`.
+algebra runs on one thread, and :func:`in_threads` processes observations in parallel instead of matrices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FORKED = (
     "PyTorch cannot compute this in a forked process, as its parent has used the GPU ({}); start processes with "
     "multiprocessing's 'spawn' or 'forkserver'"
 )
-# Parts of PyTorch's messages, what they mean, and what to do then.
+# Parts of PyTorch's messages, with their meaning and advice.
 _REFUSALS = {
     "Cannot re-initialize CUDA in forked subprocess": _FORKED,
     "Unable to handle autograd's threading": _FORKED,
@@ -51,11 +51,11 @@ Result = TypeVar("Result")
 
 @contextmanager
 def computing(one_thread: bool = False) -> Iterator[None]:
-    """The settings for our computations, as a context or a decorator; all are restored afterwards.
+    """Make the settings for the library's computations, as a context or a decorator, and restore them afterwards.
 
     For the calling thread: no autocast, no inference mode, gradients allowed, the CPU as default device, NumPy's
-    floating-point errors not raised, subnormal numbers flushed to zero. The default dtype is shared by the process, so
-    our code always states its own. For the process: products in single precision keep all their digits.
+    floating-point errors not raised, subnormal numbers flushed to zero. The whole process shares the default dtype, so
+    the library's code always states a dtype. For the process: products in single precision keep all their digits.
 
     A forked process always uses one thread for linear algebra. Its copy of OpenMP's pool has none of the parent's
     threads and would wait for them forever.
@@ -98,16 +98,16 @@ def _creates_on_cpu() -> bool:
 
 @contextmanager
 def flush_subnormals(flush: bool = True) -> Iterator[None]:
-    """Whether this thread replaces subnormal numbers by zero: below 2^-126 in single, 2^-1022 in double precision.
+    """Set whether this thread flushes subnormal numbers to zero: below 2^-126 in single, 2^-1022 in double precision.
 
-    PyTorch's convolutions take up to twenty times as long where numbers are subnormal. With ``flush=False``, they are
-    kept: for bounds with outward rounding, and for exact changes of units. A processor that cannot flush them keeps
-    them. The mode holds for this thread and the pool of threads that PyTorch's operations use here.
+    PyTorch's convolutions take up to twenty times as long if numbers are subnormal. ``flush=False`` keeps subnormal
+    numbers, for bounds with outward rounding and for exact changes of units. Some processors cannot flush them. The
+    mode holds for this thread and the pool of threads that PyTorch's operations use here.
     """
     if (sys.float_info.min * 0.5 == 0.0) == flush:  # PyTorch cannot be asked
         yield
         return
-    # Threads of GCC's OpenMP keep the mode in which they were started, so they are ended. LLVM and Intel pass it on.
+    # Threads of GCC's OpenMP keep the mode of their start, so they are ended. LLVM's and Intel's get the new mode.
     pools = _libraries().select(prefix="libgomp").lib_controllers if torch.get_num_threads() > 1 else []
 
     def switch(to: bool) -> None:
@@ -123,7 +123,7 @@ def flush_subnormals(flush: bool = True) -> Iterator[None]:
 
 
 def is_on_one_thread() -> bool:
-    """Whether this thread is within :func:`computing` on one thread."""
+    """Check whether this thread is within :func:`computing` on one thread."""
     return _one_thread.holds_here()
 
 
@@ -131,7 +131,7 @@ def is_on_one_thread() -> bool:
 
 
 def cores() -> int:
-    """The number of cores that this process may use; 1 within :func:`on_one_core`."""
+    """Return the number of cores that this process may use; 1 within :func:`on_one_core`."""
     if _alone.get():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -153,7 +153,7 @@ def in_threads(
     """Yield ``work(item)`` for all items in order, computed in ``threads`` threads.
 
     The threads have the caller's context variables and thread limits. If the caller stops iterating, no further item
-    is begun, and :func:`abandoned` tells the running ones.
+    is started, and :func:`abandoned` becomes true in the running threads.
     """
     if threads <= 1 or len(items) <= 1:
         yield from map(work, items)
@@ -177,7 +177,7 @@ def in_threads(
 
 
 def abandoned() -> bool:
-    """Whether the result of this thread is no longer needed, as the caller was interrupted or stopped iterating."""
+    """Check whether the caller was interrupted or stopped iterating, and needs no result of this thread."""
     stop = _stop.get()
     return stop is not None and stop.is_set()
 
@@ -186,7 +186,7 @@ def abandoned() -> bool:
 
 
 def forkable_lock() -> threading.RLock:
-    """A lock that is acquired before a fork: otherwise a child could inherit it locked, and a half-made change."""
+    """Make a lock that is held during a fork. Otherwise a child could inherit it locked, with a half-made change."""
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
@@ -194,7 +194,7 @@ def forkable_lock() -> threading.RLock:
 
 
 class Shared:
-    """A process-wide setting shared by overlapping calls: the first call makes it, the last one restores it.
+    """A process-wide setting that overlapping calls share. The first call makes it, the last one restores it.
 
     A forked process keeps only the calls of its one thread.
     """
@@ -207,7 +207,7 @@ class Shared:
             os.register_at_fork(after_in_child=lambda: self._leave({threading.get_ident()}))
 
     def holds_here(self) -> bool:
-        """Whether this thread is inside."""
+        """Check whether this thread is inside the setting."""
         return threading.get_ident() in self._calls
 
     @contextmanager
@@ -227,7 +227,7 @@ class Shared:
                 self._leave(self._calls.keys())
 
     def _leave(self, threads: abc.Set[int]) -> None:
-        """Keep the calls of these threads, and restore the setting if there are none."""
+        """Keep only the calls of these threads, and restore the setting if no call is left."""
         self._calls = +Counter({thread: self._calls[thread] for thread in threads})
         if not self._calls:
             self._made.close()
@@ -237,7 +237,7 @@ class Shared:
 def _limited() -> Iterator[None]:
     """Run the linear algebra of this thread on one thread.
 
-    PyTorch has a number of threads for each calling thread, and one for the process, which new threads get.
+    PyTorch keeps a thread count for each calling thread, and one for the process, which new threads inherit.
     """
     own = torch.get_num_threads()
     with _one_thread() as process:
@@ -245,7 +245,7 @@ def _limited() -> Iterator[None]:
             torch.set_num_threads(1)
             yield
         finally:
-            # A thread that first calls PyTorch while another one is limited has the number 1.
+            # A thread that first calls PyTorch while another thread is limited starts with a count of 1.
             torch.set_num_threads(own if own > 1 else process)
 
 
@@ -266,7 +266,7 @@ def _one_thread_each() -> Iterator[int]:
 
 
 def _set_threads(library: Any, count: int) -> None:
-    """Set the number of threads of a BLAS, which threadpoolctl does not do while another thread controls it."""
+    """Set the number of threads of a BLAS. threadpoolctl alone refuses this while another thread controls the BLAS."""
     free = getattr(library, "clear_controlling_thread", lambda force: None)
     free(force=True)
     library.set_num_threads(count)
@@ -275,7 +275,7 @@ def _set_threads(library: Any, count: int) -> None:
 
 @contextmanager
 def _single_precision() -> Iterator[None]:
-    """Switch TensorFloat-32 and bfloat16 off: 10 or 7 binary digits, in place of the 23 that searches count on."""
+    """Switch TensorFloat-32 and bfloat16 off: they keep 10 or 7 binary digits, and searches need all 23."""
     libraries: Any = torch.backends
     kinds = (libraries.cuda.matmul, libraries.cudnn.conv, libraries.cudnn.rnn, libraries.mkldnn.matmul)
     before = [kind.fp32_precision for kind in kinds]
@@ -290,7 +290,7 @@ def _single_precision() -> Iterator[None]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """The BLAS and OpenMP libraries loaded in this process, looked up once."""
+    """Look up the BLAS and OpenMP libraries of this process, once."""
     return ThreadpoolController()
 
 

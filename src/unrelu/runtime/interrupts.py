@@ -24,13 +24,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from multiprocessing import resource_tracker
 from typing import Any
 
-# What stops a run in order: Ctrl-C, and the signal of batch systems.
+# The signals that stop a run in an orderly way: Ctrl-C, and the signal of batch systems.
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Have a handler for signals until the end of the context."""
+    """Install a handler for signals until the end of the context."""
     before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
@@ -43,18 +43,18 @@ def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> I
 def interruptible(
     first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets, so that work can stop in order; a second one is a KeyboardInterrupt.
+    """Yield an event that the first Ctrl-C sets, to stop the work in order; a second one is a KeyboardInterrupt.
 
     Args:
-        first: message on standard error after the first Ctrl-C; none if empty.
-        second: message after the second one.
+        first: the message on standard error after the first Ctrl-C; no message if empty.
+        second: the message after the second one.
         signals: the signals to handle in this way.
     """
     interrupted, pressed = threading.Event(), 0
 
     def interrupt(number: int, frame: Any) -> None:
         nonlocal pressed
-        pressed += 1  # at once, as the next signal may come within this handler
+        pressed += 1  # first of all, as the next signal may arrive within this handler
         again = pressed > 1
         if said := second if again else first:  # not through Python's buffers, which the interrupted code may be using
             with suppress(OSError):
@@ -68,9 +68,9 @@ def interruptible(
 
 
 def stoppable(first: str) -> AbstractContextManager[threading.Event]:
-    """:func:`interruptible`, with an event that is never set where Ctrl-C raises nothing.
+    """Enter :func:`interruptible`, unless Ctrl-C raises nothing here; then the event is never set.
 
-    That is outside of the main thread, and where it is handled already.
+    Ctrl-C raises nothing outside the main thread, and where another handler is installed.
     """
     handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     elsewhere = threading.current_thread() is not threading.main_thread()
@@ -79,9 +79,9 @@ def stoppable(first: str) -> AbstractContextManager[threading.Event]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the context. Only the main thread ever sees it.
+    """Delay Ctrl-C until the end of the context. Only the main thread ever receives it.
 
-    An import that Ctrl-C ends leaves parts of a package behind, and NumPy, PyTorch and Numba are then broken for good.
+    Ctrl-C during an import leaves parts of a package behind. NumPy, PyTorch and Numba are then broken for good.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
@@ -95,9 +95,9 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Block both signals until the end of the context, and for good in processes started in it, if the system can.
+    """Block both signals until the end of the context, if the system can; processes started in it block them for good.
 
-    Otherwise they would kill a process that is just starting.
+    Otherwise the signals would kill a process that is just starting.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -114,13 +114,13 @@ def without_interrupts() -> Iterator[None]:
 def fresh_processes(
     workers: int, begin: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of fresh processes of one thread each; they end at once if this process fails or is interrupted.
+    """Yield a pool of new processes with one thread each. They end at once if this process fails or is interrupted.
 
     Args:
         workers: number of processes.
         begin: function that every process runs first, if any.
-        arguments: arguments of ``begin``, pickled for each process. They have to be small: if a process dies before it
-            has read more than a pipe holds (64 KiB), this process would wait forever.
+        arguments: arguments of ``begin``, pickled for each process. They have to fit into a pipe (64 KiB): if a process
+            dies before it has read more than that, this process waits forever.
     """
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, *arguments))
@@ -135,7 +135,7 @@ def fresh_processes(
 
 
 def _begin(begin: Callable[..., None] | None, *arguments: Any) -> None:
-    """Set up a fresh process: ignore Ctrl-C and SIGTERM, end when the parent has died, and compute on one thread."""
+    """Set up a new process: ignore Ctrl-C and SIGTERM, end when the parent has died, and compute on one thread."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -149,7 +149,7 @@ def _begin(begin: Callable[..., None] | None, *arguments: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has died: a process of a pool would wait for work forever."""
+    """End this process when its parent has died. Otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

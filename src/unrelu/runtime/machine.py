@@ -16,7 +16,7 @@ _LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, versions, BLAS, date and load, which a reader needs to judge a measured time."""
+    """Return processor, cores, versions, BLAS, date and load, which a reader needs to judge a measured time."""
     blas = [library for library in threadpool_info() if library["user_api"] == "blas"]  # of NumPy, and of SciPy
     return {
         "processor": _processor(),
@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
 
 
 def version(library: str) -> str:
-    """The installed version, or "not installed"."""
+    """Return the installed version of a library, or "not installed"."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
@@ -39,7 +39,7 @@ def version(library: str) -> str:
 
 
 def _processor() -> str:
-    """The model name from Linux, or else from Python."""
+    """Return the model name of the processor, from Linux or else from Python."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""The limits of a run, and what it reports: time, callbacks, progress."""
+"""The limits of a run and its reports: time limit, callback, progress."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Progress:
 
     Attributes:
         method: the name of the method.
-        nit: iterations so far (layer-wise methods: of the current observation).
-        done, total: number of finished observations, and of all observations.
+        nit: iterations so far (layer-wise methods: iterations on the current observation).
+        done, total: the number of finished observations, and the number of all observations.
         z: the codes so far, ``(B, *latent_shape)``; NaN where there is none yet. It is a copy.
 
     >>> import unrelu
@@ -41,19 +41,19 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """The limits of one run: a clock that starts when it is made, and a callback."""
+    """The limits of one run: a time limit, whose clock starts when the object is made, and a callback."""
 
     time_limit: float = math.inf
     callback: Callable[[Progress], Any] | None = None
     _start: float = field(default_factory=now)
-    # What the callback ended the run with: None for a stop, or what it raised. Parts of a run share it.
+    # How the callback ended the run: None for a stop, or the error that it raised. All parts of a run share this list.
     _ended: list[BaseException | None] = field(default_factory=list)
 
     @classmethod
     def of(
         cls, time_limit: float | None, callback: Callable[[Progress], Any] | None, latent_shape: tuple[int, ...]
     ) -> Control:
-        """The control of the arguments of a front door; the callback is given codes of this shape, not flat ones.
+        """Make the control from a front door's arguments. The callback gets codes of this shape, not flat ones.
 
         Raises:
             InputError: the time limit is not above 0.
@@ -70,19 +70,19 @@ class Control:
         return cls(seconds, lambda progress: callback(replace(progress, z=progress.z.reshape(-1, *latent_shape))))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without the callback, which often cannot be pickled."""
+        """Return the state without the callback, since most callbacks cannot be pickled."""
         return {**self.__dict__, "callback": None, "_ended": [None] * self.halted}
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return now() - self._start
 
     def remaining(self) -> float:
-        """Seconds left; not below 0."""
+        """Return the seconds left, at least 0."""
         return max(0.0, self.time_limit - self.elapsed())
 
     def expired(self) -> bool:
-        """Whether the time limit is reached."""
+        """Check whether the time limit is reached."""
         return self.elapsed() >= self.time_limit
 
     @property
@@ -91,7 +91,7 @@ class Control:
         return None in self._ended
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
-        """Report to the callback, if any, and return whether to stop. After a stop it is not called again."""
+        """Report to the callback, if any, and return whether to stop. Do not call the callback again after a stop."""
         if self.callback is None or self.halted:
             return self.halted
         try:
@@ -104,10 +104,10 @@ class Control:
         return self.halted
 
     def raised(self, error: BaseException) -> bool:
-        """Whether the callback raised this error; it is then the caller's error, not the method's."""
+        """Check whether the callback raised this error. Then it is the caller's error, not the method's."""
         return any(error is known for known in self._ended)
 
     def part(self, report: Callable[[Progress], Progress]) -> Control:
-        """A control for a part of the run, with the remaining time; ``report`` converts progress for the callback."""
+        """Make a control for a part of the run, with the remaining time. ``report`` converts its progress."""
         reporting = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
         return Control(self.remaining(), reporting, _ended=self._ended)

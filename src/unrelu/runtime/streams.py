@@ -1,4 +1,4 @@
-"""Random streams that differ from every stream of the user. All random numbers of the package come from them.
+"""Random streams that differ from all streams of the user. All random numbers of the package come from them.
 
 The user draws true codes and noise from NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)``. A search
 with starts from the same seed would begin at the truth, and look better than it is. Adding keys to the seed is not
@@ -17,18 +17,18 @@ import torch
 
 
 def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
-    """A NumPy generator for one purpose, such as ``stream("starts", seed)``.
+    """Make a NumPy generator for one purpose, such as ``stream("starts", seed)``.
 
     The truths, the noise, the starts and the baselines of an experiment are different purposes.
 
     Args:
         purpose: what is drawn.
-        keys: numbers and names that distinguish streams of this purpose; NumPy numbers count as Python's.
+        keys: numbers and names that distinguish streams of this purpose; NumPy and Python numbers are equivalent.
     """
     name = json.dumps(["unrelu", purpose, *(key.item() if isinstance(key, np.generic) else key for key in keys)])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "little"))
 
 
 def torch_stream(purpose: str, *keys: int | float | str) -> torch.Generator:
-    """The same for PyTorch: a generator on the CPU, seeded with 63 bits of :func:`stream`."""
+    """Make a PyTorch generator on the CPU, seeded with 63 bits of :func:`stream`."""
     return torch.Generator().manual_seed(int(stream(purpose, *keys).integers(2**63)))

@@ -14,12 +14,12 @@ _NONE = "\u2013"  # a dash
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be a name: 1 to 80 printable characters, without spaces at the ends."""
+    """Check whether a text can be a name: 1 to 80 printable characters, without spaces at the ends."""
     return 0 < len(text) <= 80 and text.isprintable() and text == text.strip()
 
 
 def number(value: float | None) -> str:
-    """A number with three digits, without exponent from 0.0001 to a million; a dash for None or a number not finite."""
+    """Format a number with three digits, without exponent from 0.0001 to a million. None, NaN, infinity: a dash."""
     if value is None or not math.isfinite(value):
         return _NONE
     rounded = f"{value:.3g}"
@@ -27,7 +27,7 @@ def number(value: float | None) -> str:
 
 
 def rounded(value: float, deviation: float) -> str:
-    """A value with the digits that its standard deviation leaves, two of that: "0.6736" for 0.67358 and 0.0054."""
+    """Round a value to two digits of its standard deviation: "0.6736" for 0.67358 and 0.0054."""
     if not (math.isfinite(value) and 1e-12 * abs(value) < deviation < math.inf):
         return f"{value:.5g}"
     digits = 1 - math.floor(math.log10(float(f"{deviation:.1e}")))
@@ -38,18 +38,18 @@ def rounded(value: float, deviation: float) -> str:
 
 
 def count(value: int, what: str = "") -> str:
-    """A whole number with commas and the noun that it counts: "1 chunk", "1,024 chunks"."""
+    """Format a whole number with commas and the noun that it counts: "1 chunk", "1,024 chunks"."""
     return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"
 
 
 def listed(texts: Sequence[str], most: int = 20) -> str:
-    """The texts with commas, of very many only the first ones."""
+    """Join the texts with commas; if there are too many, only the first ones."""
     more = len(texts) - most
     return ", ".join([*texts[:most], *([f"and {more} more"] if more > 0 else [])])
 
 
 def share(part: float, whole: float = 1, digits: int = 1) -> str:
-    """A percentage. It is 0% only for none and 100% only for all; otherwise "<0.1%" or ">99.9%"."""
+    """Format a share as a percentage. Only none is 0% and only all is 100%; near them, write "<0.1%" or ">99.9%"."""
     if not whole or math.isnan(part):
         return _NONE
     percent, step = 100 * part / whole, 10.0**-digits
@@ -61,13 +61,13 @@ def share(part: float, whole: float = 1, digits: int = 1) -> str:
 
 
 def p_value_text(value: float) -> str:
-    """A p-value with its name: "p = 0.31", "p > 0.999"."""
+    """Format a p-value with its name: "p = 0.31", "p > 0.999"."""
     text = probability(value)
     return f"p {text[0]} {text[1:]}" if text[0] in "<>" else f"p = {text}"
 
 
 def duration(seconds: float | None) -> str:
-    """A time in a suitable unit: "3.2 ms", "41 s", "2 h 5 min"."""
+    """Format a time in a suitable unit: "3.2 ms", "41 s", "2 h 5 min"."""
     if seconds is None or not math.isfinite(seconds):
         return _NONE
     if seconds < 1:
@@ -79,13 +79,13 @@ def duration(seconds: float | None) -> str:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """The text of a value for a message, cut off if it is long."""
+    """Format a value for a message, cut off if it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """The call that brings an array into the ``wanted`` shape, or a batch of it; "" if there is none."""
+    """Write the call that reshapes an array to ``wanted``, or to a batch of this shape; "" if no call does."""
     entries, axes = math.prod(wanted), ", ".join(map(str, wanted))
     if math.prod(shape) == entries:
         return f"{name}.reshape({axes})"
@@ -95,7 +95,7 @@ def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The end of a message with the known word nearest to ``word``: "; did you mean 'linf'?", or ""."""
+    """Suggest the known word nearest to ``word`` as the end of a message: "; did you mean 'linf'?", or ""."""
     by_small, written = {name.lower(): name for name in known}, str(word).lower()
     within = [name for name in by_small if len(written) > 2 and (written.startswith(name) or name.startswith(written))]
     found = get_close_matches(written, by_small, 1) or within
@@ -103,9 +103,9 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def probability(value: float) -> str:
-    """A probability with a few digits; a dash if it is not finite.
+    """Format a probability with a few digits; a dash if it is not finite.
 
-    Only 1 itself is shown as 1, and a value below a threshold of success (0.01, 0.99) is not rounded up to it.
+    Only 1 itself is shown as 1. A value below a threshold of success (0.01, 0.99) is not rounded up to the threshold.
     """
     if not math.isfinite(value):
         return number(None)
