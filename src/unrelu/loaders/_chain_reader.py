@@ -1,8 +1,8 @@
-"""Read what a module does to its codes as a chain of layers.
+"""Read the recorded graph of a module as a chain of layers.
 
-The recorded graph (:mod:`~unrelu.loaders._recording`) is followed from the code to the output. Each node is read as
-affine steps and activations (:mod:`~unrelu.loaders._torch_operations`). Graphs of dense layers that branch are read by
-:mod:`~unrelu.loaders._pass_through`.
+The reader follows the graph (:mod:`~unrelu.loaders._recording`) from the code to the output. It reads each node as
+affine steps and activations (:mod:`~unrelu.loaders._torch_operations`). :mod:`~unrelu.loaders._pass_through` reads
+graphs of dense layers that branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unrelu.loaders._torch_operations import Flow, Part, element, parts_of, shap
 from unrelu.models.affine import Affine, Step, check_finite
 from unrelu.runtime.array_types import Shape
 
-# Operators that give several tensors.
+# Operators that return several tensors.
 SEVERAL = ("split", "split_with_sizes", "unbind", "chunk")
 
 
@@ -39,7 +39,7 @@ def code_shape(latent_shape: object) -> Shape:
 
 @contextmanager
 def errors_at(place: str) -> Iterator[None]:
-    """Name the part of the model in errors."""
+    """Prefix errors raised inside with the place in the model."""
     try:
         yield
     except UnsupportedModelError as error:
@@ -49,12 +49,12 @@ def errors_at(place: str) -> Iterator[None]:
 
 
 class Walk(ABC):
-    """One walk along a graph, which collects the parts of the chain.
+    """A walk along a graph that collects the parts of the chain.
 
     Attributes:
-        parts: the parts.
-        values: what nodes are, once they are known.
-        left: nodes whose arguments are not known yet, in the order of the graph.
+        parts: the parts collected so far.
+        values: the values of the nodes that have been read.
+        left: the nodes whose arguments are not known yet, in graph order.
     """
 
     def __init__(self, shape: Shape, batch: int) -> None:
@@ -65,10 +65,10 @@ class Walk(ABC):
 
     @abstractmethod
     def along(self, graph: fx.Graph) -> Sequence[Part]:
-        """The parts of the chain that a graph is."""
+        """Return the parts of the chain that the graph computes."""
 
     def evaluate(self) -> Any:
-        """Read all nodes whose arguments are known; return what the model returns if that is known."""
+        """Read all nodes whose arguments are known; return the value of the model's output once it is known."""
         left, self.left = self.left, []
         for node in left:
             if any(each not in self.values for each in node.all_input_nodes):
@@ -82,11 +82,11 @@ class Walk(ABC):
         return None
 
     def keep(self, node: fx.Node, value: Any) -> None:
-        """Keep what a node is."""
+        """Store the value of a node."""
         self.values[node] = value
 
     def value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a node is."""
+        """Return the value of a node, given the values of its arguments."""
         if node.target is operator.getitem:
             return args[0][args[1]] if isinstance(args[0], tuple) else args[0]
         flows = [x for x in (*args, *kwargs.values()) if isinstance(x, Flow)]
@@ -98,23 +98,23 @@ class Walk(ABC):
 
     @abstractmethod
     def advance(self, flow: Flow, parts: Sequence[Part], node: fx.Node) -> Any:
-        """What the parts that the node applies to ``flow`` give."""
+        """Apply the parts that the node stands for to ``flow`` and return the result."""
 
     def joined(self, node: fx.Node, flows: Sequence[Flow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of a node that takes several flows, or one in a list, or gives several.
+        """Return the value of a node that takes several flows, takes a flow in a list, or returns several flows.
 
         Raises:
-            UnsupportedModelError: it cannot be read.
+            UnsupportedModelError: the node cannot be read.
         """
         raise UnsupportedModelError(f"has branches, by {name_of(node)}(); only chains of layers can be inverted")
 
 
 def out_shape(step: Step, shape: Shape) -> Shape:
-    """The shape of a step's output.
+    """Return the shape of a step's output.
 
     Raises:
-        ModelError: it has a weight that is not finite.
-        UnsupportedModelError: it does not fit the input, so the model does something else.
+        ModelError: the step has a weight that is not finite.
+        UnsupportedModelError: the step does not fit its input, so the model must compute something else.
     """
     for name, tensor in step.tensors().items():
         check_finite(tensor, f"a {step.kind} {name}")
@@ -141,7 +141,7 @@ class ChainWalk(Walk):
         return self.parts
 
     def advance(self, flow: Flow, parts: Sequence[Part], node: fx.Node) -> Flow:
-        """Append the parts that the node applies to ``flow``; return its output."""
+        """Append the parts that the node applies to ``flow``; return the flow after them."""
         place = node.meta["place"]
         if flow is not self._head:
             raise UnsupportedModelError(

@@ -1,11 +1,11 @@
-"""Emulators as CosmoPower, CosmoPower-JAX and speculator save them.
+"""Read emulator files saved by CosmoPower, CosmoPower-JAX and speculator.
 
-They have dense layers with the activation swish, whose parameters are learned neuron by neuron, and a linear last
-layer. Means and standard deviations of parameters and outputs, and maybe principal components, are beside them in the
-file, as a list whose entries have no names, or by name.
+These emulators have dense layers with the activation swish, whose parameters are learned for each neuron, and a linear
+last layer. The file also holds the means and standard deviations of parameters and outputs, and possibly principal
+components. It stores everything either in a list without names or by name.
 
 Source: Spurio Mancini et al., "CosmoPower" (2022); Piras and Spurio Mancini, "CosmoPower-JAX" (2023); Alsing et al.,
-"SPECULATOR" (2020); and what these packages read and write.
+"SPECULATOR" (2020); and the reading and writing code of these packages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.wrappers.standardisation import standardised
 
-# The entries of a list, by its length; sizes, and the modes or wavelengths of the outputs, are not used.
+# The names of the list entries, by the length of the list. Unnamed ones (sizes, modes, wavelengths) are not used.
 _LAYERS, _STANDARDISED = ("weights_", "biases_", "alphas_", "betas_"), ("parameters_mean", "parameters_std")
 _FEATURES, _COMPONENTS = ("features_mean", "features_std"), ("pca_mean", "pca_std")
 _ENTRIES: dict[int, tuple[str, ...]] = {
@@ -36,7 +36,7 @@ _ENTRIES: dict[int, tuple[str, ...]] = {
         *_LAYERS, *_STANDARDISED, *_COMPONENTS, *_FEATURES, "parameters", "", "", "", "", "pca_transform_matrix",
     ),  # CosmoPower with PCA
 }  # fmt: skip
-# Names that mean the same.
+# Alternative names of entries.
 _ALIASES = {
     "param_train_mean": "parameters_mean", "param_train_std": "parameters_std", "feature_train_mean": "features_mean",
     "feature_train_std": "features_std", "pca_matrix": "pca_transform_matrix",
@@ -44,26 +44,26 @@ _ALIASES = {
 
 
 def emulator_entries(contents: object) -> dict[str, Any] | None:
-    """The entries of an emulator of CosmoPower or speculator by name; None if the file holds something else."""
+    """Return the entries of a CosmoPower or speculator emulator by name; None if the file holds something else."""
     if isinstance(contents, list) and len(contents) in _ENTRIES and isinstance(contents[0], list):
         return {name: value for name, value in zip(_ENTRIES[len(contents)], contents, strict=False) if name}
     if not (isinstance(contents, Mapping) and {"alphas_", "alphas_0", "hyper_params"} & contents.keys()):
         return None
     held = {_ALIASES.get(name) or name: value for name, value in contents.items()}
-    if "training_mean" in held and "pca_mean" not in held:  # then those of the features are of components
+    if "training_mean" in held and "pca_mean" not in held:  # then features_mean describes the components
         held |= {"pca_mean": held.get("features_mean"), "pca_std": held.get("features_std")}
         held |= {"features_mean": held["training_mean"], "features_std": held.get("training_std")}
     return held
 
 
 def emulator(held: Mapping[str, Any]) -> Network | NamedGenerator:
-    """The network of named entries, in the units of its parameters and of what it was trained to put out.
+    """Build the network from named entries, in the physical units of its parameters and training outputs.
 
-    Those are spectra or their logarithms, which the file does not say. The latent coordinates have the names of the
-    parameters, if the file holds them.
+    The outputs are spectra or their logarithms; the file does not say which. The latent coordinates are named after
+    the parameters if the file holds their names.
 
     Raises:
-        ModelFileError: an entry is missing or no array, or the parameters have no proper names.
+        ModelFileError: an entry is missing or is not an array, or the names of the parameters are not valid.
         ModelError: shapes do not fit, or a number is not finite.
     """
     with readable("emulator of CosmoPower or speculator", "save it again by its package"):
@@ -101,13 +101,13 @@ def emulator(held: Mapping[str, Any]) -> Network | NamedGenerator:
 
 
 def _layers(held: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-    """Weights (outputs, inputs), biases, alphas and betas, in any of the layouts."""
+    """Return weights (outputs, inputs), biases, alphas and betas from any of the layouts."""
     if "hyper_params" in held:
         (weights, biases), (alphas, betas) = (
             map(list, zip(*held[name], strict=True)) for name in ("weights", "hyper_params")
         )
         if not np.any(biases[-1][:-1]):
-            # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
+            # CosmoPower-JAX trains only the last entry of the last bias, and adds it to every output.
             biases[-1] = np.full_like(biases[-1], biases[-1][-1])
         return weights, biases, alphas, betas
     found: list[list[Any]] = []

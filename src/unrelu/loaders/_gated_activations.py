@@ -1,9 +1,9 @@
-"""Find activations that a graph writes out as a product, such as x * sigmoid(x), and write them as one node.
+"""Find activations that a graph writes out as a product, such as x * sigmoid(x), and replace each by one node.
 
 SiLU, GELU, Mish and hardswish are x times a gate g(x). Programs and exported graphs often compute both factors node by
-node: the error function of a GELU, the learned sigmoids of an emulator. Such a product, or a sum of x and one, is a
-function of each entry of x alone, so its values on a line of numbers tell which activation it is. Far from 0, where a
-gate is constant, they must agree to rounding: a gate of limited arguments, x * sigmoid(clamp(x)), is none of these.
+node: the error function of a GELU, the learned sigmoids of an emulator. Such a product, or a sum of x and a product,
+acts on each entry of x alone, so its values on a grid identify the activation. Far from 0, where a gate is constant,
+they must agree up to rounding. This excludes gates with clipped arguments, x * sigmoid(clamp(x)).
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Scale
 from unrelu.runtime.array_types import Array
 
-# Operators on each entry alone.
+# Elementwise operators.
 _ELEMENTWISE = {
     "add", "sub", "rsub", "mul", "div", "neg", "pow", "square", "exp", "erf", "tanh", "sigmoid", "softplus", "log",
     "log1p", "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardsigmoid", "silu", "_to_copy", "reciprocal",
 }  # fmt: skip
-# Arguments at which a product is compared with activations: near 0, and far on both sides, where a gate is 0 or 1.
+# The grid on which products and activations are compared: near 0, and far on both sides, where a gate is 0 or 1.
 _NEAR = np.linspace(-9.3, 9.1, 93)
 _FAR = 2.0 ** np.arange(4, 21)
 _LINE = torch.from_numpy(np.concatenate([-_FAR[::-1], _NEAR, _FAR]))[:, None]
-# The most that gates may differ near 0, where graphs may hold constants in single precision, and far from it.
+# The largest allowed difference of gates near 0, where graphs may hold constants in single precision, and far from 0.
 _TOLERANCE = float(np.finfo(np.float32).eps)
 _ROUNDING = 1e-12
-# The most nodes between x and the product.
+# The largest number of nodes between x and the product.
 _MOST_NODES = 12
 
 
 def gated(x: Tensor, parts: tuple[Activation | Scale, ...]) -> None:
-    """Stands for a product in a graph; it is read as its parts, not called."""
+    """Mark a product in a graph. The reader takes its parts and never calls it."""
 
 
 def replace_gated_activations(graph: fx.Graph) -> float:
-    """Put a node that is read as an activation in place of each product or sum in a recorded graph that is one.
+    """Replace each product or sum in a recorded graph that equals an activation by one node.
 
-    Returns the most that a gate differs from that of its activation.
+    Returns the largest difference between a gate in the graph and the gate of its activation.
     """
     most = 0.0
     for node in list(graph.nodes):
@@ -63,7 +63,7 @@ def replace_gated_activations(graph: fx.Graph) -> float:
 
 
 def _origins(node: fx.Node) -> Iterator[fx.Node]:
-    """Nodes that may be the x of a product: its factors, and what these are computed from one after the other."""
+    """Yield the nodes that may be the x of a product: its factors, then their arguments, and so on backwards."""
     front = list(node.all_input_nodes)
     for _ in range(_MOST_NODES):
         yield from front
@@ -71,18 +71,18 @@ def _origins(node: fx.Node) -> Iterator[fx.Node]:
 
 
 class _NotElementwise(Exception):
-    """A node is not a function of each entry of x alone."""
+    """Raised if a node is not an elementwise function of x."""
 
 
 def _of_entries(node: fx.Node, source: fx.Node, t: Tensor) -> Tensor:
-    """A node for entries t of ``source``, (p, 1): (p, 1), or (p, n) with constants of n entries."""
+    """Evaluate a node for values t (p, 1) of ``source``, as (p, 1), or (p, n) with constants of n entries."""
     values: dict[fx.Node, Any] = {source: t.clone()}  # a node may write into it
 
     def value(each: fx.Node) -> Any:
         if each not in values:
             if len(values) > _MOST_NODES or name_of(each) not in _ELEMENTWISE:
                 raise _NotElementwise
-            values[each] = None  # counted before those that it is computed from
+            values[each] = None  # counted before its arguments
             args, kwargs = fx.node.map_aggregate((each.args, dict(each.kwargs)), argument)
             function: Any = each.target
             values[each] = function(*args, **kwargs)
@@ -95,7 +95,7 @@ def _of_entries(node: fx.Node, source: fx.Node, t: Tensor) -> Tensor:
 
 
 def _row(value: Any) -> Any:
-    """A constant as one row of entries, in double precision."""
+    """Convert a constant to one row of entries in double precision."""
     if not isinstance(value, Tensor):
         return value
     if value.dim() > 1 and value.numel() != value.shape[-1]:
@@ -105,10 +105,10 @@ def _row(value: Any) -> Any:
 
 @np.errstate(all="ignore")
 def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None:
-    r"""The activation, and the scale k if it is not 1, with values f on :data:`_LINE`; None if there is none.
+    r"""Identify the activation that has the values f on :data:`_LINE`; return None if there is none.
 
-    A gate g(a t) is 0 at one end and 1 at the other. So k (c + (1 - c) g(a t)) is k c at one end and k at the other,
-    where f is k t times this. The second value is by how much this differs.
+    The model is f = k t (c + (1 - c) g(a t)). A gate g is 0 at one end of the line and 1 at the other, so f / t is k c
+    at one end and k at the other. The result is the activation, with a scale k unless k = 1, and the largest error.
 
     Args:
         f: the values, (p, n).
@@ -123,7 +123,7 @@ def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None
     c = other / k
     if (c == 1).any():
         return None  # a line: the product of x and a constant
-    logits = np.asarray(logit((f / (k * t) - c) / (1 - c)))  # a t of a sigmoid, best known where it is about 1
+    logits = np.asarray(logit((f / (k * t) - c) / (1 - c)))  # a t of a sigmoid; most accurate where it is about 1
     away = np.nan_to_num(np.abs(np.abs(logits) - 1), nan=np.inf)
     steepness = np.take_along_axis(logits / t, away.argmin(axis=0)[None], axis=0)
     for name, a in (("swish", steepness), *((name, sign) for name in ("gelu", "gelu_tanh", "mish", "hardswish"))):
@@ -138,7 +138,7 @@ def _activation(f: Array) -> tuple[tuple[Activation | Scale, ...], float] | None
 
 
 def _single(values: Array) -> Array:
-    """(1, n) as (n,), whole numbers without rounding errors; as a number if all are the same."""
+    """Flatten (1, n) to (n,), or to one number if all are equal; round numbers that are almost whole."""
     row = np.asarray(values).ravel()
     near = np.round(row)
     row = np.where(np.abs(row - near) < _ROUNDING, near, row)

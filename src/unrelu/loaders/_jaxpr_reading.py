@@ -1,7 +1,7 @@
-"""A program of JAX (a jaxpr) as a function of PyTorch, so that the layers that it computes can be read.
+"""Run a JAX program (a jaxpr) by PyTorch, so that its layers can be read.
 
-The program is that of one code. Here it is carried out for a batch, whose axis comes first in all that depends on the
-code. What does not depend on it is computed by JAX. JAX's own implementation also says how a primitive moves entries.
+The program takes one code. Here it runs on a batch of codes: every value that depends on the code has the batch axis
+first. JAX computes all other values. JAX's own implementation also shows where a primitive moves entries.
 
 Source: https://docs.jax.dev/en/latest/jaxpr.html
 """
@@ -23,20 +23,20 @@ from torch import Tensor
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._recording import at_place
 
-# Primitives that call a program, which is read in their place.
+# Primitives that call a program. The reader reads the program instead.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}
-# Primitives that move or repeat entries of their first argument, at places that the others say.
+# Primitives that move or repeat entries of their first argument. The other arguments say where.
 _MOVES = {"broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", "gather", "reshape", "rev", "slice",
           "split", "squeeze", "transpose"}  # fmt: skip
 
 
 def as_torch(closed: ClosedJaxpr) -> Callable[[Tensor], Tensor]:
-    """A program for one code as a function of PyTorch, from codes (B, ...) to outputs (B, ...)."""
+    """Convert a program for one code to a PyTorch function from codes (B, ...) to outputs (B, ...)."""
     return lambda z: _carried_out(closed.jaxpr, closed.consts, [z])[0]
 
 
 def _carried_out(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a program, of which those that depend on the code are tensors, the others arrays of JAX."""
+    """Run a program and return its results: tensors if they depend on the code, else JAX arrays."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
     def value(v: Any) -> Any:
@@ -51,7 +51,7 @@ def _carried_out(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any])
 
 
 def _bound(eqn: Any, given: Sequence[Any]) -> Sequence[Any]:
-    """The results of a primitive, by JAX."""
+    """Compute the results of a primitive by JAX."""
     params = eqn.primitive.get_bind_params(eqn.params)
     functions, params = params if isinstance(params, tuple) else ((), params)  # before JAX 0.10
     found = eqn.primitive.bind(*functions, *given, **params)
@@ -59,7 +59,7 @@ def _bound(eqn: Any, given: Sequence[Any]) -> Sequence[Any]:
 
 
 def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
-    """The results of a primitive, of which an argument depends on the code."""
+    """Compute the results of a primitive that has an argument depending on the code."""
     name, params = eqn.primitive.name, eqn.params
     if name in _CALLS:
         called = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
@@ -77,7 +77,7 @@ def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
 
 
 def _is_of_jax(eqn: Any, called: Any) -> bool:
-    """Whether a program is that of ``jax.nn`` with its name, not one of the user's."""
+    """Check whether a program equals the ``jax.nn`` function of the same name, rather than one of the user's."""
     double = eqn.invars[0].aval.dtype == np.float64
     with jax.enable_x64(True) if double else nullcontext():
         arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
@@ -86,14 +86,14 @@ def _is_of_jax(eqn: Any, called: Any) -> bool:
 
 
 def _constant(x: Any) -> Any:
-    """A constant in double precision: as a number if all entries are the same, otherwise as a tensor."""
+    """Convert a constant to double precision: to a number if all entries are equal, else to a tensor."""
     array = np.array(x, dtype=np.float64)
     same = array.size > 0 and (array == array.flat[0]).all()
     return float(array.flat[0]) if same else torch.from_numpy(array)
 
 
 def _moved(eqn: Any, given: list[Any]) -> list[Tensor]:
-    """What a primitive that moves entries makes of x: its own implementation moves their numbers."""
+    """Apply a primitive that moves entries to x. JAX applies it to the indices of entries to find the order."""
     x = given[0]
     size = math.prod(x.shape[1:])
     places = _bound(eqn, [jax.numpy.arange(size).reshape(x.shape[1:]), *given[1:]])
@@ -101,7 +101,7 @@ def _moved(eqn: Any, given: list[Any]) -> list[Tensor]:
 
 
 def _taken(x: Tensor, places: Any) -> Tensor:
-    """Entries of each row of x, (B, ...), by their places in it."""
+    """Pick entries of each row of x, (B, ...), by their flat indices."""
     size, flat = math.prod(x.shape[1:]), places.ravel()
     if not flat.size or flat.min() < 0 or flat.max() >= size:
         raise UnsupportedModelError("an index of its jaxpr is out of bounds")
@@ -112,11 +112,11 @@ def _taken(x: Tensor, places: Any) -> Tensor:
 
 # --- primitives -------------------------------------------------------------------------------------------------------
 #
-# What depends on the code is a tensor with a batch axis, a constant is an array without; parameters are keywords.
+# Arguments that depend on the code are tensors with a batch axis; constants are arrays without. Parameters are by name.
 
 
 def _of_entries(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of entries, one of which may be for all of the others; parameters, as the accuracy, are left out."""
+    """Wrap an elementwise function for broadcasting between its arguments; drop parameters such as the accuracy."""
 
     def of_entries(*given: Any, **_: Any) -> Tensor:
         axes = max(x.dim() if isinstance(x, Tensor) else np.ndim(x) + 1 for x in given)
@@ -130,7 +130,7 @@ def _with_axes(x: Tensor, axes: int) -> Tensor:
 
 
 def _limited(function: Callable[..., Tensor], end: str) -> Callable[..., Tensor]:
-    """The larger or the smaller of two: a number cuts off one end."""
+    """Wrap the maximum or minimum of two arguments; if one is a number, clamp at that end."""
 
     def limited(x: Any, y: Any) -> Tensor:
         x, y = (y, x) if isinstance(x, float) else (x, y)
@@ -144,7 +144,7 @@ def _power(x: Any, y: Any) -> Tensor:
 
 
 def _dot_general(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Tensor:
-    """Sums over pairs of axes of a tensor and a constant; the axes of the result are the others of x, then of y."""
+    """Contract pairs of axes of a tensor and a constant; the remaining axes of x come first, then those of y."""
     over, (batched, _batched) = dimension_numbers
     if batched or (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise TypeError("it multiplies the data by itself, or by a batch of matrices")
@@ -170,7 +170,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "integer_pow": lambda x, *, y, **_: x**y,
     "reduce_sum": lambda x, *, axes, **_: x.sum([axis + 1 for axis in axes]),
 }
-# Functions of jax.nn that decide by entries: programs with their names.
+# Functions of jax.nn that branch on each entry, found as programs with these names.
 _NAMED: dict[str, Callable[..., Tensor]] = {
     "celu": lambda x, alpha=1.0: F.celu(x, float(alpha)),
     "elu": lambda x, alpha=1.0: F.elu(x, float(alpha)),

@@ -36,12 +36,12 @@ from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
 from unrelu.wrappers.standardisation import standardised
 
-# The most characters of a message.
+# The longest error message, in characters.
 _LONGEST = 4000
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 _SUFFIXES = (".onnx", ".npz", ".pkl", ".pickle", *_CHECKPOINTS, ".safetensors")
 
-# What to call for files that are not read, by suffix.
+# What to do instead with files that are not read, by suffix.
 _REPLACED = {
     **dict.fromkeys(
         (".keras", ".h5", ".hdf5"),
@@ -68,12 +68,12 @@ def load(
     inputs: Mapping[str, object] | None = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
-    """Read a network from a file. No file can run code or have other files read.
+    """Read a network from a file. No file can run code or make unrelu read other files.
 
     The suffix selects the format:
 
-    - ``.onnx``: a whole graph (needs the package onnx). Tensors may be in a second file beside it, with the name of the
-      model followed by ``.data`` or ``_data``.
+    - ``.onnx``: a whole graph (needs the package onnx). Tensors may be in a second file beside it, whose name is that
+      of the model followed by ``.data`` or ``_data``.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs the package of this name), without an order of its own.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may hold the name of
@@ -82,10 +82,10 @@ def load(
     - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with all that the file
       holds; or nested dictionaries of arrays.
 
-    Files of weights store no activations, which must be passed, no epsilon of a batch normalisation (1e-5 is used), and
-    no geometry of convolutions, which are refused. A batch normalisation acts before the activation of the matrix that
-    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers whose names
-    differ in numbers only are in the order of these, others in that of the file; where it keeps none, pass ``layers``.
+    Weight files do not store activations: pass them. They do not store the epsilon of a batch normalisation: 1e-5 is
+    used. They do not store the geometry of convolutions: these are refused. A batch normalisation acts between a matrix
+    and its activation. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers whose
+    names differ only in numbers are sorted by number, others keep the file order; if it has none, pass ``layers``.
 
     Args:
         path: the file.
@@ -96,16 +96,16 @@ def load(
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
         input_scale, output_scale, output_basis, output_log: as in :func:`unrelu.from_arrays`; on top of what the file
             holds.
-        output, inputs: of an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
+        output, inputs: for an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
             tensors inside the graph; values of further inputs by name.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
-        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds what is
-            not read.
+        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds objects
+            that are not read.
         UnsupportedModelError: a layer or node cannot be part of a chain.
-        ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
-            ``activation`` is needed.
+        ModelError: weights are not finite, layers do not chain, their order is not known, a layer's name is unknown,
+            or ``activation`` is needed.
         OptionError: an option does not apply to this kind of file, or ``device`` is not available.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and the emulators' packages.
@@ -154,7 +154,7 @@ def load(
 
 
 def _path(path: object) -> Path:
-    """The path of a file of a known format."""
+    """Check that a path names a file of a known format; return it as a Path."""
     if not isinstance(path, str | os.PathLike):
         raise ModelFileError(
             f"load takes a path, got {type(path).__name__}; for modules use unrelu.from_torch, for "
@@ -173,14 +173,14 @@ def _path(path: object) -> Path:
 
 
 def _refuse(file: Path, what: str, **options: object) -> None:
-    """Refuse options that do not go with what a file holds."""
+    """Raise an OptionError for options that do not apply to this kind of file."""
     for name, value in options.items():
         if value is not None:
             raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
 
 
 def _contents(file: Path, picked: bool) -> Any:
-    """What a file of weights holds: arrays by name, nested, or the lists of an emulator."""
+    """Read the contents of a weight file: arrays by name, possibly nested, or the lists of an emulator."""
     suffix = file.suffix.lower()
     if suffix == ".safetensors":
         return _safetensors(file)
@@ -193,7 +193,7 @@ def _contents(file: Path, picked: bool) -> Any:
 
 
 def _of_weights(file: Path, layers: Layers, activation: Activations | None) -> Network | NamedGenerator:
-    """Read a file of weights: an emulator that states what it computes, or named arrays."""
+    """Read a weight file: a self-describing emulator, or named arrays."""
     contents, suffix = _contents(file, layers is not None), file.suffix.lower()
     if (held := emulator_entries(contents)) is not None:
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
@@ -232,7 +232,7 @@ def _array(value: object, name: str) -> Entry:
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, in no order."""
+    """Read the tensors of a file by name; the format keeps no order."""
     try:
         from safetensors import safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
@@ -244,9 +244,9 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint: itself, or the only dictionary of tensors inside it.
+    """Find the tensors in a checkpoint: the checkpoint itself, or the only dictionary of tensors inside it.
 
-    If there are more, and layers are ``picked``, they are joined, with their keys before the names.
+    If it has several dictionaries and layers are ``picked``, merge them, with their keys as prefixes of the names.
     """
     items = held.items() if isinstance(held, Mapping) else ()
     found = {"": {name: value for name, value in items if isinstance(value, Tensor)}}

@@ -1,7 +1,7 @@
-"""ONNX operators as functions of PyTorch.
+"""Implement ONNX operators as PyTorch functions.
 
-The inputs of a node are the positional arguments of its function, None for one that is left out; its attributes are
-keywords. What a function does not take is not supported.
+The inputs of a node are the positional arguments of its function, with None for a missing input. Its attributes are
+keyword arguments. An attribute or input that a function does not accept is not supported.
 
 Source: https://onnx.ai/onnx/operators/
 """
@@ -26,12 +26,12 @@ TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: tor
          9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.int64, 13: torch.int64,
          16: torch.bfloat16}  # fmt: skip
 
-# Modes of padding, as PyTorch calls them.
+# PyTorch's names of padding modes.
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def integers(value: Any) -> list[int]:
-    """Sizes or axes, which newer versions of an operator take as an input and older ones as an attribute."""
+    """Return sizes or axes as integers. Newer opsets pass them as an input, older ones as an attribute."""
     return [int(n) for n in (value.ravel().tolist() if isinstance(value, Tensor) else value)]
 
 
@@ -41,7 +41,7 @@ def integers(value: Any) -> list[int]:
 def _geometry(
     x: Tensor, kernel: Sizes, strides: Sizes | None, dilations: Sizes | None, pads: Sizes | None, auto_pad: str
 ) -> tuple[Sizes, Sizes, list[int], list[int]]:
-    """Strides and dilations, and the zeros before and after each spatial axis."""
+    """Return strides, dilations, and the numbers of zeros before and after each spatial axis."""
     n = len(kernel)
     if not 1 <= n <= 3 or x.dim() != n + 2:
         raise UnsupportedModelError(f"has a kernel of {n} axes for elements of shape {tuple(x.shape[1:])}")
@@ -55,13 +55,13 @@ def _geometry(
 
 
 def _halves(totals: Sequence[int], auto_pad: str) -> tuple[list[int], list[int]]:
-    """Split each total between the begin and the end; with SAME_UPPER the end gets the larger half, else the begin."""
+    """Split each total between begin and end. The larger half goes to the end for SAME_UPPER, else to the begin."""
     small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
     return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
 
 
 def _padded(x: Tensor, begin: Sizes, end: Sizes, value: float = 0.0, mode: str = "constant") -> Tensor:
-    """``x`` with entries added before and after its last axes; negative numbers crop."""
+    """Pad ``x`` before and after its last axes; negative numbers crop."""
     widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
     while widths and not any(widths[-2:]):
         del widths[-2:]
@@ -143,7 +143,7 @@ def _batch_norm(
 def _group_norm(
     x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int | None = None, epsilon: float = 1e-5
 ) -> Tensor:
-    # Opset 18 has a scale for each group.
+    # Opset 18 passes one scale for each group.
     scale, bias = (v.repeat_interleave(x.shape[1] // v.shape[0]) for v in (scale, bias))
     return F.group_norm(x, num_groups or x.shape[1], scale, bias, epsilon)
 
@@ -157,7 +157,7 @@ def _layer_norm(
 
 def _depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
-    if mode == "DCR":  # PyTorch has the channels first
+    if mode == "DCR":  # PyTorch expects the channels first
         x = x.reshape(n, blocksize**2, -1, h, w).transpose(1, 2).reshape(n, c, h, w)
     return F.pixel_shuffle(x, blocksize)
 
@@ -175,7 +175,7 @@ def _resize(
     coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
     axes: Sizes | None = None, cubic_coeff_a: float = 0.0, extrapolation_value: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Resample by scales or to sizes, axis by axis. Output i reads its input at a position x(i)."""
+    """Resample by scales or to sizes, axis by axis. Output i is the input at a position x(i)."""
     by_size = scales is None or not scales.numel()
     given = sizes if by_size else scales
     if given is None or mode not in ("nearest", "linear"):
@@ -185,7 +185,7 @@ def _resize(
         m, factor = (value, value / n) if by_size else (math.floor(n * value), value)
         if factor == 1:
             continue
-        i = torch.arange(m).numpy()  # which is refused if it is too large
+        i = torch.arange(m).numpy()  # PyTorch raises an error if m is too large
         half = (i + 0.5) / factor - 0.5
         known = {"half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
                  "align_corners": i * (n - 1) / max(m - 1, 1)}  # fmt: skip
@@ -257,7 +257,7 @@ def _gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
 
 
 def _wrapped(index: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Indices along an axis, of which negative ones count from its end."""
+    """Convert indices along an axis to non-negative ones; negative indices count from the end."""
     return torch.remainder(index, max(1, x.shape[axis]))
 
 
@@ -290,14 +290,14 @@ def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
 
 
 def cast_later(x: Tensor, *others: Any, **attributes: Any) -> Tensor:
-    """A cast of what depends on the code, which stays in the precision of the code."""
+    """Cast a tensor that depends on the code. Casts between real types keep the precision of the code."""
     to = attributes.get("to", 11)
     real = x.is_floating_point() and TYPES.get(to, torch.int64).is_floating_point
     return x if real else _cast(x, to=to)
 
 
 def _dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
-    """(x - zero point) * scale, for all entries or for each along an axis."""
+    """Compute (x - zero point) * scale, with one scale for all entries or one for each index along an axis."""
     shape = [-1 if i == axis % x.dim() else 1 for i in range(x.dim())] if scale.dim() else []
     return (x.to(scale.dtype) - (0 if zero is None else zero.to(scale.dtype).reshape(shape))) * scale.reshape(shape)
 

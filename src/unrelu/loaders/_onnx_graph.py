@@ -1,4 +1,4 @@
-"""Read an ONNX file as a network: its graph becomes a module of PyTorch, and the module is read as any other."""
+"""Read an ONNX file as a network: convert its graph to a PyTorch module, then read this as any other module."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ try:
 except ImportError:
     raise ModelFileError("reading .onnx needs a package: pip install onnx") from None
 
-# In older opsets, operators have other arguments.
+# Operators have different arguments in older opsets.
 _OLDEST = 13
-# The most nodes of a model; chains of layers have hundreds.
+# The largest number of nodes of a model; chains of layers have hundreds.
 _NODES = 20_000
-# The most bytes of a model that protobuf serialises.
+# The largest model that protobuf serialises, in bytes.
 _LARGEST_CHECKED = 2**31 - 1
 
 
@@ -46,9 +46,9 @@ def from_onnx(
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
-    ``latent_shape`` is needed if the graph leaves it open. ``output`` picks outputs, as
-    :class:`~unrelu.opaque.torch_callables.GeneratorCall` has it, or tensors inside the graph; ``inputs`` are values of
-    all inputs but one. What the graph computes may take any memory and time.
+    ``latent_shape`` is needed if the graph leaves it open. ``output`` selects outputs, as in
+    :class:`~unrelu.opaque.torch_callables.GeneratorCall`, or tensors inside the graph. ``inputs`` holds the values of
+    all inputs but the code. Memory and time of running the graph are not limited.
 
     Raises:
         ModelFileError: the file is truncated, or not a valid ONNX model.
@@ -68,7 +68,7 @@ def from_onnx(
         )
     (code,) = free.values()
     shape, batch = _input_shape(code, latent_shape)
-    batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
+    batch = 1 if batch is None and inputs else batch  # values of further inputs belong to one code
     chosen = _chosen(graph, output)
     with torch.no_grad():
         try:
@@ -78,7 +78,7 @@ def from_onnx(
         except (UnreluError, NotImplementedError) as error:
             raise _located(error) from error
         except Exception as error:
-            try:  # some graphs have shapes that fit one code only, although they leave the batch size open
+            try:  # some graphs leave the batch size open, but work for one code only
                 ends, batch = module.ends(torch.zeros(1, *shape, dtype=torch.float64)), 1
             except Exception:
                 raise _located(error) from error
@@ -92,16 +92,16 @@ def from_onnx(
 
 
 def read_model(file: Path) -> onnx.ModelProto:
-    """Return the model in a file, checked.
+    """Read the model in a file and check it.
 
-    Tensors may be in a second file only if that is called ``NAME.data`` or ``NAME_data``, where NAME is the model's
-    file name, as PyTorch and Hugging Face write it. With any other name, the author of the model could have a file
-    read that is not theirs.
+    Tensors may be in a second file only if its name is ``NAME.data`` or ``NAME_data``, where NAME is the model's file
+    name, as written by PyTorch and Hugging Face. Otherwise the author of the model could make unrelu read any file on
+    this machine.
 
     Raises:
         ModelFileError: the file is truncated or not a valid ONNX model, or refers to another file or a link.
         InputError: the file, or the second one, has more bytes than the setting allows.
-        UnsupportedModelError: it has too many nodes, functions, sparse weights or an old opset.
+        UnsupportedModelError: the model has too many nodes, functions, sparse weights or an old opset.
     """
     content = read_bytes(file)
     with readable("valid ONNX model"):
@@ -149,7 +149,7 @@ def _embed(tensor: onnx.TensorProto, file: Path) -> None:
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Yield all tensors in a message, at any depth: of the graph, its subgraphs, nodes and functions."""
+    """Yield all tensors in a message at any depth: in the graph, its subgraphs, nodes and functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -188,7 +188,7 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
 
 
 def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
-    """The value of a further input, which is repeated for each code if it is that of one."""
+    """Convert the value of a further input to a tensor; repeat a value for one code along the batch."""
     kind, dims = info.type.tensor_type.elem_type, info.type.tensor_type.shape.dim
     try:
         given = torch.as_tensor(value, dtype=TYPES[kind])
@@ -200,7 +200,7 @@ def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
 
 
 def _chosen(graph: onnx.GraphProto, output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
-    """Return the names of the outputs that are used, by the name of the part that each becomes."""
+    """Map the name of each part of the output to the name of a tensor of the graph."""
     names = [value.name for value in graph.output]
     if output is None and len(names) != 1:
         raise UnsupportedModelError(
@@ -223,7 +223,7 @@ def _chosen(graph: onnx.GraphProto, output: Pick | Mapping[str, Pick] | None) ->
 
 
 class _Call(NamedTuple):
-    """A node: its function with attributes, the names of inputs and outputs, and of what no later node takes."""
+    """A node: its function and attributes, and the names of its inputs, its outputs, and values not needed later."""
 
     place: str
     function: Any
@@ -233,7 +233,7 @@ class _Call(NamedTuple):
     spare: Sequence[str]
 
     def results(self, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        """The outputs by name; errors have the place of the node in a note."""
+        """Compute the outputs by name; add the place of the node to errors as a note."""
         with at_place(self.place):
             found = self.function(*(values[name] for name in self.inputs), **self.attributes)
         several = found if isinstance(found, tuple | list) else (found,)
@@ -241,15 +241,15 @@ class _Call(NamedTuple):
 
 
 class OnnxModule(nn.Module):
-    """An ONNX graph as a module from codes (B, ...) to its output, or to its outputs one after the other.
+    """An ONNX graph as a module from codes (B, ...) to its output, or to its concatenated outputs.
 
-    What does not depend on the code is computed at once, in the types of the file.
+    Tensors that do not depend on the code are computed once, when the module is made, in the types of the file.
 
     Args:
         graph: the graph.
         code: the name of the input.
         constants: tensors by name.
-        outputs: the names of the outputs that are used, by the name of the part that each becomes.
+        outputs: the names of the selected tensors, keyed by the name of the part of the output.
     """
 
     def __init__(
@@ -280,12 +280,12 @@ class OnnxModule(nn.Module):
             self.register_buffer(self._names[name], value.double() if value.is_floating_point() else value)
 
     def forward(self, z: Tensor) -> Tensor:
-        """The output for codes, (B, ...) -> (B, ...)."""
+        """Compute the output for codes, (B, ...) -> (B, ...)."""
         ends = self.ends(z)
         return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
 
     def ends(self, z: Tensor) -> dict[str, Tensor]:
-        """The outputs for codes by the names of their parts."""
+        """Compute the selected outputs for codes, by the names of the parts."""
         values: dict[str, Any] = {"": None, **{name: getattr(self, held) for name, held in self._names.items()}}
         values[self._code] = z
         for call in self._calls:
@@ -296,13 +296,13 @@ class OnnxModule(nn.Module):
 
 
 def _call(node: onnx.NodeProto, spare: Sequence[str], last: bool, constants: Mapping[str, Tensor]) -> _Call:
-    """A node as a call of a function, without attributes that have their defaults."""
+    """Convert a node to a function call; leave out attributes that have their default values."""
     place, kind = f"node {node.name or node.output[0]!r} ({node.op_type})", node.op_type
     own = node.domain in ("", "ai.onnx") or (node.domain, kind) == ("ai.onnx.ml", "Scaler")
     if not own or kind not in FUNCTIONS:
         raise UnsupportedModelError(f"{place} is not known; supported are {', '.join(sorted(FUNCTIONS))}")
     if last and kind == "Reshape" and constants.get(node.input[1], torch.zeros(0)).tolist() == [-1, 1]:
-        kind = "Flatten"  # skl2onnx puts the outputs of all codes one below the other
+        kind = "Flatten"  # skl2onnx puts the outputs of all codes in one column
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if kind == node.op_type}
     for name, default in onnx.defs.get_schema(node.op_type, node.domain).attributes.items():
         stated = default.default_value
@@ -322,7 +322,7 @@ def _plain(value: Any) -> Any:
 
 
 def _located(error: Exception) -> Exception:
-    """The error of a node, with its place."""
+    """Return an error that names the place of the node."""
     place = getattr(error, "__notes__", [""])[0]
     if isinstance(error, UnreluError):
         return type(error)(f"{place} {error}".strip())

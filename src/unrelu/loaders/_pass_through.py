@@ -1,12 +1,12 @@
-"""Read graphs of dense layers that branch as chains: values that are needed later pass through layers unchanged.
+"""Convert branching graphs of dense layers to chains whose layers also pass through the values needed later.
 
-A residual block adds its input to what its layers make of it, a skip connection joins an early value to a late one, and
-branches have depths of their own. Every value of such a graph is an affine map of the outputs of the layer before.
-Sums, concatenations, slices, batch normalisations and matrices only compose these maps. An activation is applied by the
-next layer, in which all values that later nodes take pass through: the slope of their activation is 1, so that they
-have no kink and nothing bends. Activations with different base functions are in layers one after another.
+A residual block adds its input to the output of its layers. A skip connection joins an early value to a late one.
+Branches may differ in depth. Every value of such a graph is an affine map of the outputs of the previous layer. Sums,
+concatenations, slices, batch normalisations and matrices only compose these maps. Each activation becomes part of a new
+layer. The new layer also passes through all values that later nodes take: their activation has slope 1, so it is the
+identity. Activations with different base functions go into successive layers.
 
-What passes is the narrower one: a value, or the outputs that it is a map of.
+A layer passes through the value itself or the outputs in its map, whichever takes fewer numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from unrelu.models.affine import Affine, Dense, Reshape, Step
 from unrelu.models.network import LARGEST_COMPILED
 from unrelu.runtime.array_types import Shape
 
-# Operators that are linear in all tensors that they take or give.
+# Operators that are linear in all their tensor arguments jointly.
 _JOINING = ("add", "sub", "cat", "stack", *SEVERAL)
 
 
@@ -55,11 +55,11 @@ class _Map(Flow):
         return self.rows[0].reshape(-1)
 
     def of(self, rows: Tensor) -> _Map:
-        """The map with these rows."""
+        """Return the map with other rows."""
         return replace(self, shape=tuple(rows.shape[1:]), rows=rows)
 
     def outputs(self, count: int, begin: int, block: Tensor | None = None) -> _Map:
-        """The map of ``count`` outputs whose columns from ``begin`` on are a block; None for the outputs themselves."""
+        """Return a map of ``count`` outputs with a block of columns from ``begin`` on; None is the identity block."""
         n = self.bias.numel()
         block = torch.eye(n, dtype=torch.float64).reshape(n, *self.shape) if block is None else block
         rows = torch.zeros(1 + count, *self.shape, dtype=torch.float64)
@@ -68,7 +68,7 @@ class _Map(Flow):
 
 
 class _Waiting(NamedTuple):
-    """A value whose activation is still to be applied, and the parts after it."""
+    """A value, the activation to apply to it next, and the parts after the activation."""
 
     value: _Map
     activation: Activation
@@ -79,8 +79,8 @@ class BranchWalk(Walk):
     """A walk along a graph of dense layers, layer by layer; ``values`` are maps of the last layer's outputs.
 
     Attributes:
-        waiting: nodes that are activations, whose arguments are known.
-        size: the numbers in the matrices of the chain.
+        waiting: activation nodes whose arguments are known.
+        size: how many numbers the matrices of the chain hold.
     """
 
     def __init__(self, shape: Shape, batch: int) -> None:
@@ -102,12 +102,12 @@ class BranchWalk(Walk):
         return self.parts
 
     def keep(self, node: fx.Node, value: Any) -> None:
-        """Keep what a node is, or that its activation is still to be applied."""
+        """Store the value of a node, or mark its activation as waiting."""
         kept: dict[fx.Node, Any] = self.waiting if isinstance(value, _Waiting) else self.values
         kept[node] = value
 
     def advance(self, flow: Flow, parts: Sequence[Part], node: fx.Node) -> _Map | _Waiting:
-        """Apply parts up to the first activation."""
+        """Apply the parts before the first activation; return a waiting activation if there is one."""
         assert isinstance(flow, _Map)
         return self._advanced(flow, parts)
 
@@ -120,7 +120,7 @@ class BranchWalk(Walk):
         return value
 
     def _stepped(self, value: _Map, step: Step) -> _Map:
-        """The map followed by an affine step."""
+        """Compose the map with an affine step."""
         affine = Affine.compose([step], value.shape)
         self._check_size(len(value.rows) * affine.n_out)
         rows = value.rows.reshape(len(value.rows), -1)
@@ -128,7 +128,7 @@ class BranchWalk(Walk):
         return value.of(moved.reshape(-1, *affine.out_shape))
 
     def joined(self, node: fx.Node, flows: Sequence[Flow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Sums, concatenations and splits of values are those of their maps, column by column."""
+        """Add, concatenate or split values by doing the same to the columns of their maps."""
         first = flows[0]
         assert isinstance(first, _Map)
         if name_of(node) not in _JOINING:
@@ -145,7 +145,7 @@ class BranchWalk(Walk):
         return maps if isinstance(found, tuple | list) else maps[0]
 
     def _rows(self, value: Any, count: int) -> Any:
-        """The rows of a map, also of a constant that is the same for all codes."""
+        """Return the rows of a map; treat a constant that is equal for all codes as a map without matrix."""
         if isinstance(value, _Map):
             return value.rows
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -162,7 +162,7 @@ class BranchWalk(Walk):
     # --- layers -------------------------------------------------------------------------------------------------------
 
     def _add_layer(self) -> None:
-        """Apply waiting activations of one base function; all that is needed later passes through."""
+        """Append a layer with the waiting activations of one base function; values needed later pass through."""
         kind = next(iter(self.waiting.values())).activation.kind
         taken = {node: each for node, each in self.waiting.items() if each.activation.kind == kind}
         self.waiting = {node: each for node, each in self.waiting.items() if node not in taken}
@@ -174,7 +174,7 @@ class BranchWalk(Walk):
         }
         needed = [each for each in self.values.values() if isinstance(each, _Map)]
         columns, whole = _narrowest([*needed, *(each.value for each in self.waiting.values())])
-        # The layer has the activations, then outputs that pass through, then values that do.
+        # Order in the layer: activations, outputs of the last layer that pass through, values that pass through.
         bends = [each.value for each in taken.values()]
         unit = torch.eye(len(bends[0].rows) - 1, dtype=torch.float64)[columns]
         matrix = torch.cat([*(each.matrix for each in bends), unit, *(each.matrix for each in whole)])
@@ -188,7 +188,7 @@ class BranchWalk(Walk):
         places = dict(zip(whole, passing, strict=False))
 
         def moved(value: _Map) -> _Map:
-            """A value that is left, as a map of the outputs of this layer."""
+            """Rewrite a remaining value as a map of the outputs of the new layer."""
             known = value in places
             begin, block = (places[value], None) if known else (bent, value.rows[1:][columns])
             found = value.outputs(count, begin, block)
@@ -206,7 +206,7 @@ class BranchWalk(Walk):
         self.parts += [Dense(matrix.contiguous(), bias), *activation]
 
     def _finish(self, output: _Map) -> None:
-        """End in the output; what it combines of values that pass through becomes part of the last layer."""
+        """Append the layer that computes the output, or merge it into the last layer if possible."""
         last = _combined(self.parts[-2:], output)
         if last is None:
             self._append(output.matrix, output.bias)
@@ -217,7 +217,7 @@ class BranchWalk(Walk):
 
 
 def _combined(last: Sequence[Part], output: _Map) -> list[Part] | None:
-    """The last layer with the output as its outputs; None if these combine outputs that are bent."""
+    """Merge the output map into the last layer; return None if it combines nonlinear outputs of that layer."""
     if not last or not isinstance(last[-1], Activation):
         return None
     dense, activation = last
@@ -236,7 +236,7 @@ def _combined(last: Sequence[Part], output: _Map) -> list[Part] | None:
 
 
 def _narrowest(values: Iterable[_Map]) -> tuple[list[int], list[_Map]]:
-    """What passes through for these values: outputs of the last layer, by number, and values as a whole."""
+    """Choose what to pass through for these values: outputs of the last layer, by number, and whole values."""
     used = [(set(torch.nonzero(each.matrix.any(dim=0)).ravel().tolist()), each) for each in values]
     columns: set[int] = set()
     whole = []

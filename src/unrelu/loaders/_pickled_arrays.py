@@ -1,7 +1,7 @@
-"""Read numbers, text, containers and arrays from pickles and PyTorch's files. All else is refused, never made.
+"""Read numbers, text, containers and arrays from pickles and PyTorch files. Refuse to build any other object.
 
-PyTorch reads its own files, by ``torch.load(weights_only=True)``. ``pickle.Unpickler`` reads other pickles. What they
-can call are the functions of a table, all of them our own: NumPy's would believe a pickle that bytes are objects.
+PyTorch reads its own files, by ``torch.load(weights_only=True)``. ``pickle.Unpickler`` reads other pickles. They can
+call only the functions of a table in this module. NumPy's own functions would let a pickle pass off bytes as objects.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SAVE_TENSORS = (
     "save module.state_dict() with torch.save, of plain tensors (.dequantize(), .to_dense()), export to ONNX, or build "
     "the module and use unrelu.from_torch"
 )
-# The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
+# The pickled magic number at the start of checkpoints written by PyTorch before 1.6.
 _LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-# Types of entries, as numpy.dtype is called in pickles.
+# Names of entry types that pickles pass to numpy.dtype.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
-# How PyTorch names a function or class that it refuses.
+# The name of a refused function or class in PyTorch's error message.
 _REFUSED = re.compile(r"(?:GLOBAL|function) (\S+)")
 _FOREIGN = (
     "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run code: "
@@ -43,7 +43,7 @@ _FOREIGN = (
 
 @contextmanager
 def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
-    """Report whatever a parser raises as a damaged file of this kind, a ModelFileError; unrelu's own errors stay."""
+    """Convert any error of a parser to a ModelFileError about a damaged file; pass on unrelu's own errors."""
     try:
         yield
     except (UnreluError, MemoryError):
@@ -54,7 +54,7 @@ def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
 
 
 def read_pickle(file: Path) -> Any:
-    """The contents of a file of one pickle, as :func:`unpickled` gives them."""
+    """Read a file that holds one pickle; :func:`unpickled` says what it may contain."""
     with opened(file) as (stream, size):
         check_stated_size(f"{file} has", size)
         begins = stream.read(14)
@@ -65,22 +65,22 @@ def read_pickle(file: Path) -> Any:
 
 
 def unpickled(stream: IO[bytes], end: int) -> Any:
-    """Numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
+    """Read the numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
 
-    Arrays of JAX become arrays of NumPy, TensorFlow's lists lists. An array of objects without axes is its object.
+    JAX arrays become NumPy arrays, TensorFlow lists become lists. An object array without axes becomes its object.
 
     Args:
         stream: where the pickle begins.
-        end: the position in the stream at which it has to have ended.
+        end: the position in the stream where the pickle must have ended.
 
     Raises:
-        ModelFileError: it holds other objects, or is damaged.
-        InputError: an array states another size than it holds.
+        ModelFileError: the pickle holds other objects, or is damaged.
+        InputError: the stated size of an array differs from the size of its data.
     """
     content = stream.read(end - stream.tell())
     with readable("pickle of arrays", _SAVE_ARRAYS):
         for opcode, argument, _ in pickletools.genops(content):
-            # The unpickler makes a memo as long as a file states, and returns what a program registered by a number.
+            # The unpickler allocates a memo of the stated length (PUT), and returns objects registered by number (EXT).
             if opcode.name.startswith("EXT") or (opcode.name.endswith("PUT") and (argument or 0) > len(content)):
                 raise ValueError(f"{opcode.name} {argument}")
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
@@ -88,13 +88,13 @@ def unpickled(stream: IO[bytes], end: int) -> Any:
 
 
 def read_checkpoint(file: Path) -> object:
-    """What ``torch.load(weights_only=True)`` reads, on the CPU: tensors and plain containers, by none of their code.
+    """Read tensors and plain containers by ``torch.load(weights_only=True)`` onto the CPU; no code of the file runs.
 
-    Files of PyTorch before 1.6 are no zip files; their tensors may be on any device.
+    Files written by PyTorch before 1.6 are not zip files; their tensors may be on any device.
 
     Raises:
-        ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
-        InputError: it states more bytes than the setting allows.
+        ModelFileError: the file is no PyTorch file, is damaged or a TorchScript program, or holds other objects.
+        InputError: the file states more bytes than the setting allows.
     """
     with opened(file) as (stream, size), readable("PyTorch file", _SAVE_TENSORS):
         if zipfile.is_zipfile(stream):
@@ -110,7 +110,7 @@ def read_checkpoint(file: Path) -> object:
             check_stated_size(f"{file} has", size)
         stream.seek(0)
         try:
-            with warnings.catch_warnings(action="ignore"):  # of old forms of files
+            with warnings.catch_warnings(action="ignore"):  # about old file formats
                 return torch.load(stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if (named := _REFUSED.search(str(error))) is None:
@@ -122,7 +122,7 @@ def read_checkpoint(file: Path) -> object:
 
 
 class _EntryType:
-    """The type of an array's entries, as ``numpy.dtype`` is called; a later opcode may state its byte order."""
+    """The type of an array's entries, which replaces ``numpy.dtype``; a later opcode may set its byte order."""
 
     __slots__ = ("dtype",)
 
@@ -136,11 +136,11 @@ class _EntryType:
 
 
 class _PickledArray(np.ndarray[Any, Any]):
-    """An array that gets its shape, its type and its entries once, and has the bytes that these state."""
+    """An array whose shape, type and entries are set only once, and checked to match in size."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, entries = state
-        if self.shape != (0,):  # NumPy frees entries that something else may refer to
+        if self.shape != (0,):  # NumPy would free entries that are still referenced
             raise ValueError("an array is made twice")
         if not isinstance(kind, _EntryType) or type(shape) is not tuple or any(type(n) is not int for n in shape):
             raise ValueError("an array without shape and type of its entries")
@@ -161,14 +161,14 @@ class _PickledArray(np.ndarray[Any, Any]):
 
 
 class _OrderedDictionary(dict[Any, Any]):
-    """The items of an OrderedDict without its attributes, which PyTorch uses for the versions of modules."""
+    """An OrderedDict without its attributes, in which PyTorch stores the versions of modules."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class _Function:
-    """What a pickle can call; it cannot change its attributes."""
+    """A function that a pickle may call; the pickle cannot change its attributes."""
 
     __slots__ = ("_call", "_name")
 
@@ -221,10 +221,10 @@ _FUNCTIONS: Mapping[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, for which the functions of a table are all that there is."""
+    """Python's unpickler, restricted to the functions of a table."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The function of the table; what is not in it is refused."""
+        """Return a function of the table; raise a ModelFileError for any other name."""
         path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
         if path not in _FUNCTIONS:
             raise ModelFileError(_FOREIGN.format(path[:80], _SAVE_ARRAYS))

@@ -1,7 +1,7 @@
-"""What a function does to a batch of codes: the operators of PyTorch that it calls, as a graph.
+"""Record the PyTorch operators that a function calls for a batch of codes, as a graph.
 
-The function is run, and every operator whose arguments depend on the codes becomes a node. So modules, functions,
-programs of ``torch.jit`` and graphs of ONNX are read alike, and all that does not depend on the codes is a constant.
+The function is run, and every operator whose arguments depend on the codes becomes a node. All other values are
+constants. Modules, functions, ``torch.jit`` programs and ONNX graphs are all recorded in this way.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from unrelu.opaque.torch_callables import CalledModule, FunctionModule
 from unrelu.opaque.torch_opaque import raised
 from unrelu.runtime.array_types import Shape
 
-# Operators that take the shape of a tensor alone.
+# Operators that use only the shape of a tensor.
 _OF_SHAPES = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}
-# The most axes of a tensor that NumPy takes in all versions.
+# The largest number of axes of an array that all NumPy versions support.
 _MOST_AXES = 32
-# The place in the model of what is recorded, where its reader knows it.
+# The place in the model that is being recorded, where the reader knows it.
 _place: ContextVar[str] = ContextVar("place", default="")
 
 
 @contextmanager
 def at_place(place: str) -> Iterator[None]:
-    """Name the part of a model that is run inside, such as ``node 'x' (Relu)``, for messages and in notes of errors."""
+    """Name the part of a model that runs inside, such as ``node 'x' (Relu)``; add the name to errors as a note."""
     token = _place.set(place)
     try:
         yield
@@ -49,15 +49,15 @@ def at_place(place: str) -> Iterator[None]:
 
 
 def recorded(module: nn.Module, codes: Tensor) -> fx.Graph:
-    """The operators that ``module`` calls for a batch of codes, (B, ...), from the codes to the output.
+    """Record the operators that ``module`` calls for a batch of codes, (B, ...), from the codes to the output.
 
-    Arguments of nodes are nodes, or constants as they are. The ``meta`` of a node has the ``shape`` of its tensor, with
-    the batch axis, its ``dtype``, and its ``place`` in the model.
+    The arguments of a node are other nodes or constants. Its ``meta`` has the ``shape`` of its tensor, with the batch
+    axis, the ``dtype``, and the ``place`` in the model.
 
     Raises:
         ModelError: an operator does not fit the shape of its input.
-        UnsupportedModelError: the module cannot be run, takes numbers out of tensors that depend on the code, writes
-            into them, or does not return one tensor that depends on the code.
+        UnsupportedModelError: the module cannot be run, extracts numbers from tensors that depend on the code,
+            writes into them, or does not return one tensor that depends on the code.
     """
     recording = Recording(codes, module)
     try:
@@ -71,13 +71,13 @@ def recorded(module: nn.Module, codes: Tensor) -> fx.Graph:
 
 
 def name_of(node: fx.Node) -> str:
-    """The name of a node's operator, whether or not it writes into its argument."""
+    """Return the name of a node's operator, without the underscore of in-place operators."""
     function: Any = getattr(node.target, "overloadpacket", node.target)
     return str(function.__name__).removesuffix("_") if callable(function) else ""
 
 
 class Recording(TorchDispatchMode):
-    """Records the operators that this thread calls with tensors that depend on ``codes``.
+    """A mode that records the operators that this thread calls with tensors that depend on ``codes``.
 
     Attributes:
         codes: the batch, (B, ...).
@@ -90,14 +90,14 @@ class Recording(TorchDispatchMode):
         body = module.body if isinstance(module, CalledModule) else module
         self._names = {m: path for path, m in body.named_modules()}
         self._running: list[nn.Module] = []
-        # The node of each tensor that depends on the codes; None if it was changed through another tensor.
+        # The node of each tensor that depends on the codes; None if the tensor was changed through another one.
         self._nodes: Any = WeakTensorKeyDictionary()
         self._changed = set[StorageWeakRef]()
         self._keep(codes, self.graph.placeholder("z"), "the code")
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
+        """Return False, since nothing is compiled under this mode: PyTorch need not load its compiler."""
         return False
 
     def __enter__(self) -> Recording:
@@ -130,7 +130,7 @@ class Recording(TorchDispatchMode):
         live = [x for x in tensors if self._node(x, name) is not None]
         if not live or name in _OF_SHAPES:
             return func(*args, **kwargs)
-        # Sizes that depend on the code are numbers, too, as of nonzero; those of an index only if it is a mask.
+        # Output sizes that depend on the code are numbers, too (nonzero). Indexing has such sizes only with a mask.
         sized = torch.Tag.dynamic_output_shape in func.tags
         masks = any(x.dtype in (torch.bool, torch.uint8) for x in live)
         if name in ("_local_scalar_dense", "is_nonzero", "equal") or (sized and (name != "index" or masks)):
@@ -148,7 +148,7 @@ class Recording(TorchDispatchMode):
         return result
 
     def _append(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
-        """Append a node for a call, and for each of its results if these are several."""
+        """Append a node for a call, and one for each result if there are several."""
         written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 -- its public name
         mapped, named = tree_map(lambda x: (self._node(x, name) or x) if isinstance(x, Tensor) else x, (args, kwargs))
         node = self.graph.create_node("call_function", func, tuple(mapped), named, name)
@@ -175,10 +175,10 @@ class Recording(TorchDispatchMode):
         self._nodes[x] = node
 
     def _node(self, x: Tensor, name: str) -> fx.Node | None:
-        """The node of a tensor; None for a constant.
+        """Return the node of a tensor; None for a constant.
 
         Raises:
-            UnsupportedModelError: the tensor was changed in place, and is known no more.
+            UnsupportedModelError: the tensor was changed in place, so its value is no longer known.
         """
         node: fx.Node | None = self._nodes.get(x)
         if x.layout is torch.strided and node is None and (x in self._nodes or _storage(x) in self._changed):
@@ -186,7 +186,7 @@ class Recording(TorchDispatchMode):
         return node
 
     def place(self, name: str) -> str:
-        """Where the model is: the part that its reader named, the module that runs, or the operator."""
+        """Return the current place: the part named by the reader, else the running module, else the operator."""
         if place := _place.get():
             return place
         m = self._running[-1] if self._running else None
@@ -196,11 +196,11 @@ class Recording(TorchDispatchMode):
         return f"the {type(m).__name__}" if path is None else f"module {path!r} ({type(m).__name__})"
 
     def _shown(self, shape: Shape) -> Shape:
-        """A shape without its batch axis."""
+        """Return a shape without its batch axis."""
         return tuple(shape[1:]) if len(shape) and shape[0] == len(self.codes) else tuple(shape)
 
     def ending_in(self, output: Any) -> fx.Graph:
-        """The graph up to ``output``, without nodes that it does not depend on."""
+        """Complete the graph with ``output``; remove the nodes that it does not depend on."""
         if isinstance(output, tuple | list) and len(output) == 1:
             output = output[0]
         if not isinstance(output, Tensor) or output not in self._nodes:
@@ -214,10 +214,10 @@ class Recording(TorchDispatchMode):
 
 
 def _take_from_parts(graph: fx.Graph) -> None:
-    """Let slices of a concatenation that lie in one part of it take that part.
+    """Replace a slice of a concatenation that lies in one part by a slice of that part.
 
-    A module with several heads often returns their outputs side by side. Of ``module(z)[:, :84]``, the heads beyond the
-    first are then dead code. What is left may be a chain of layers, and costs less.
+    A module with several heads often concatenates their outputs. In ``module(z)[:, :84]``, all heads but the first may
+    then be dead code. The remaining graph may be a chain of layers, and costs less.
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor):
         while (part := _part_of(node)) is not None:
@@ -229,7 +229,7 @@ def _take_from_parts(graph: fx.Graph) -> None:
 
 
 def _part_of(node: fx.Node) -> tuple[fx.Node, int, range] | None:
-    """The part of a concatenation that a slice lies in, the axis and the entries there; None if it lies in no part."""
+    """Find the part of a concatenation that contains a slice; return the part, the axis and the entries, or None."""
     given: tuple[Any, ...] = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
     joined, axis, *ends = given
     if not isinstance(joined, fx.Node) or joined.target is not torch.ops.aten.cat.default:
@@ -249,5 +249,5 @@ def _part_of(node: fx.Node) -> tuple[fx.Node, int, range] | None:
 
 
 def _storage(x: Tensor) -> StorageWeakRef:
-    """The memory of a tensor, which views of it share; it is not kept alive."""
+    """Return a weak reference to the memory of a tensor, which its views share."""
     return StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]

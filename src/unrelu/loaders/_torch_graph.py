@@ -1,14 +1,14 @@
 """Read a PyTorch module or function as a network.
 
-A module becomes layers in three steps: it is run for codes, and the operators that it calls are recorded
-(:func:`~unrelu.loaders._recording.recorded`); :mod:`~unrelu.loaders._chain_reader` follows the record from the code to
-the output, and reads its layers by the table of :mod:`~unrelu.loaders._torch_operations`; the outputs of these layers
-are compared with those of the module (:mod:`~unrelu.opaque.output_comparison`). What is no chain is kept as it is, by
-:func:`~unrelu.opaque.torch_opaque.opaque`.
+Reading takes three steps. First, :func:`~unrelu.loaders._recording.recorded` runs the module and records the operators
+that it calls. Second, :mod:`~unrelu.loaders._chain_reader` follows the record from the code to the output and reads
+layers by the table of :mod:`~unrelu.loaders._torch_operations`. Third, :mod:`~unrelu.opaque.output_comparison` compares
+the outputs of these layers and of the module. If the module is not a chain, :func:`~unrelu.opaque.torch_opaque.opaque`
+keeps it as it is.
 
-A module in half precision or bfloat16 is read in double precision, also if only a part of it is. The module itself
-rounds after every operation. With 8 or 11 bits, this error is larger than any tolerance and often larger than the
-measurement noise, so it is treated as noise.
+A module that is wholly or partly in half precision or bfloat16 is read in double precision. The module itself rounds
+after every operation. With 8 or 11 bits, this error is larger than any tolerance and often larger than the measurement
+noise, so it is treated as noise.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 
 CPU = torch.device("cpu")
-# The size of the batch that is recorded. What is computed from it shows in the outputs of other batches.
+# The size of the recorded batch. If a module computes with this size, its outputs for other batches reveal it.
 BATCH = 7
 _OTHER_OUTPUTS = (
     "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
 )
-# PyTorch's softplus is off by this. Outputs may be off by a multiple of such errors of activations.
+# The error of PyTorch's softplus. Outputs may differ by this multiple of the errors of activations.
 _SOFTPLUS_ERROR, _DEVIATIONS = math.exp(-20), 1000.0
-# The stated rounding is this multiple of the largest error of the draws: errors of single outputs differ by less.
+# The rounding level is this multiple of the largest error of the typical codes. Single outputs vary by less.
 _MARGIN = 2.0
 
 
@@ -74,22 +74,21 @@ def from_torch(
     The module or function is run, and the operators that it calls are read as layers, in float64. It is not changed;
     weights are copied, and modules are taken in evaluation mode.
 
-    What is no chain of layers (it branches, has operations that are neither affine maps nor known activations, or
-    decides by the numbers that it computes), or has other outputs than its layers at some of 300 codes, becomes an
-    :class:`~unrelu.opaque.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and "gradient_descent" invert. A
-    trial comes first: the module must map each code of a batch to finite numbers, independently of the other codes, to
-    the same numbers each time, and its derivatives must agree with finite differences. A copy of a module is evaluated,
-    in float64. A function is called as it is, in the first of the types float64, float32, float16 and bfloat16 that it
-    takes.
+    A module may not be a chain of layers: its graph branches, it uses operations that are neither affine maps nor known
+    activations, or its control flow depends on computed numbers. Or its outputs differ from the outputs of the layers
+    at some of 300 codes. It then becomes an :class:`~unrelu.opaque.opaque_network.OpaqueNetwork`, which "auto", "lm",
+    "adam" and "gradient_descent" invert. A trial comes first: outputs must be finite, repeatable and independent of
+    other codes in the batch, and derivatives must agree with finite differences. Modules are evaluated as float64
+    copies. A function is called as it is, in the first of float64, float32, float16 and bfloat16 that it takes.
 
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
             lambda or a partial), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are
-            matrices, convolutions, batch normalisations, pooling by averages, resampling, all that moves or repeats
-            entries, adding or multiplying by constants, and the activations of :class:`unrelu.Activation`.
+            matrices, convolutions, batch normalisations, pooling by averages, resampling, operations that move or
+            repeat entries, sums and products with constants, and the activations of :class:`unrelu.Activation`.
         latent_shape: shape of one latent code, without the batch axis; an integer k means (k,). None means (k,), where
-            k is what the first layer of a module takes, if that is an ``nn.Linear``. A convolution fits any height and
-            width, so the shape must be passed if the first layer is one: ``(in_channels, 1, 1)`` for a DCGAN.
+            k is the input size of the first layer of a module, if it is an ``nn.Linear``. A convolution fits any height
+            and width, so pass the shape if the first layer is a convolution: ``(in_channels, 1, 1)`` for a DCGAN.
         output: selects one output of a module that returns several: an attribute or key, ``"sample"``, an index, or a
             function of everything that it returns. A list of names and numbers, ``["mean", "scale"]``, or a dictionary
             of names, numbers and functions by name, ``{"mean": 0, "log scale": lambda x: x[1].log()}``, selects
@@ -98,9 +97,9 @@ def from_torch(
             a batch; any other tensor is an entry without the batch axis. Both are repeated for every code. A number
             is passed as it is; an integer, if the module does not take it so, as the tensor of a label,
             ``{"label": 3}``. For all else pass a function, ``lambda z: module(z, grid)``.
-        bounds: ``{"h": (0.5, 0.9), ...}``, for a function of parameters in units of their own: the name, the lower and
-            the upper end of each coordinate of a code (B, k), in their order, in place of ``latent_shape``. Trial codes
-            come from this box. It is the :attr:`~unrelu.Generator.domain`, and so the bounds of searches.
+        bounds: ``{"h": (0.5, 0.9), ...}``, for a function of parameters in their own units: the name, the lower and the
+            upper end of each coordinate of a code (B, k), in order, in place of ``latent_shape``. Trial codes come from
+            this box. The box is the :attr:`~unrelu.Generator.domain`, so it also bounds searches.
         device: where the generator and searches on it are computed, e.g. "cuda"; None is the CPU, wherever the module
             is. A function is called with codes there.
 
@@ -128,7 +127,7 @@ def from_torch(
     for path, m in body.named_modules():
         if m.training and isinstance(m, _BatchNorm | _DropoutNd | _InstanceNorm):
             raise ModelError(f"module {path!r} ({type(m).__name__}) is in training mode; call module.eval() first")
-    # Functions know best where they are computed; modules are moved once they are read.
+    # Functions run on the chosen device from the start; modules are moved there once they are read.
     first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
@@ -140,7 +139,7 @@ def from_torch(
 def code_arguments(
     latent_shape: int | tuple[int, ...] | None, bounds: Mapping[str, Any] | None
 ) -> tuple[Shape | None, list[str] | None, Bounds | None]:
-    """The shape of one code, the names of its coordinates and its domain; None where they are not stated."""
+    """Return the shape of one code, the names of its coordinates and its domain; None for each that is not given."""
     given = None if latent_shape is None else code_shape(latent_shape)
     if bounds is None:
         return given, None, None
@@ -158,13 +157,13 @@ def code_arguments(
 def with_names(
     network: Network | OpaqueNetwork | NamedGenerator, call: GeneratorCall, names: list[str] | None
 ) -> Network | OpaqueNetwork | NamedGenerator:
-    """The network with the names of parts of its output and of coordinates of codes."""
+    """Name the parts of the network's output and the coordinates of its codes."""
     named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
     return named if names is None else named.named(names)
 
 
 def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape | None]:
-    """The module or function inside of what was passed, and the shape of its codes if that says it."""
+    """Unwrap the argument of from_torch; return the module or function, and the shape of its codes if known."""
     if isinstance(given, torch.export.ExportedProgram):
         given = given.module()
     inputs = given.graph.find_nodes(op="placeholder") if isinstance(given, fx.GraphModule) else []
@@ -186,7 +185,7 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
 def _network(
     module: nn.Module, given: Shape | None, device: torch.device, domain: Bounds | None
 ) -> Network | OpaqueNetwork:
-    """The module as a network, for codes of the given shape or of the one that its first layer takes."""
+    """Read the module for codes of the given shape; without one, infer it from the first layer."""
     if given is not None:
         return network_of(module, given, device, domain)
     layers = (m for m in module.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.dim() > 1)
@@ -209,17 +208,17 @@ def network_of(
     module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Bounds | None = None,
     original: nn.Module | None = None,
 ) -> Network | OpaqueNetwork:  # fmt: skip
-    """The chain of layers that a module computes, or the module as it is.
+    """Return the chain of layers that a module computes, or an opaque network if it is not a chain.
 
     Args:
         module: a module of codes (B, ...), which may call a function.
         shape: the shape of one code.
-        device: where a function is given its codes.
+        device: the device of the codes passed to a function.
         domain: see :class:`~unrelu.Generator`.
-        original: what the module was made from: it is compared with, and kept, in place of the module.
+        original: the generator that the module was made from. It replaces the module in comparisons and results.
 
     Raises:
-        UnsupportedModelError: it is neither a chain nor a differentiable generator.
+        UnsupportedModelError: the module is neither a chain nor a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
@@ -238,7 +237,7 @@ def network_of(
 
 
 def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds | None) -> tuple[Network, float]:
-    """The layers of a module, in the first of the ways that can read them, and by how much its activations are off."""
+    """Read the layers of a module, as a chain or else with branches; return the error of its activations, too."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
     draws = stream("recorded codes").standard_normal((batch, *shape))
     codes = torch.from_numpy(draws if domain is None else domain.trial()[0].of_normal(draws)).to(device)
@@ -264,7 +263,7 @@ def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Bounds
 
 
 class FixedBatchModule(nn.Module):
-    """Makes a module that takes batches of one size take any: each code, repeated, is a batch of its own."""
+    """A wrapper that lets a module of one batch size take any: it repeats each code to fill a batch."""
 
     inner: nn.Module
 
@@ -274,7 +273,7 @@ class FixedBatchModule(nn.Module):
         self.title = getattr(inner, "title", type(inner).__name__)
 
     def forward(self, z: Tensor) -> Any:
-        """The outputs of the codes."""
+        """Compute the outputs for codes."""
         with plain_attention():
             return torch.func.vmap(self._of_one)(z)
 
@@ -290,7 +289,7 @@ class FixedBatchModule(nn.Module):
 
 
 def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
-    """A program of ``torch.export`` as a module, and the shape of a code, which its inputs state."""
+    """Convert a ``torch.export`` program to a module; return the shape of a code, too, from its input metadata."""
     values = (node.meta["val"] for node in program.graph.find_nodes(op="placeholder"))
     shapes = [tuple(x.shape) for x in values if isinstance(x, Tensor)]
     if len(shapes) != 1 or len(shapes[0]) < 2 or not all(isinstance(n, int) for n in shapes[0][1:]):
@@ -311,7 +310,7 @@ def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
 
 
 def _with_rounding(network: Network | OpaqueNetwork, module: nn.Module, original: nn.Module) -> Network | OpaqueNetwork:
-    """The network with the rounding error of what it was read from, if that computes in reduced precision inside."""
+    """Add the rounding error of the original module to the network if the original uses reduced precision."""
     z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(network.device)
     own, read = (as_called(each, z[:BATCH]) for each in (original, module))
     types = {torch.float32}

@@ -1,7 +1,7 @@
-"""Which operator of PyTorch is which part of a chain of layers: an affine step or an activation.
+"""Translate PyTorch operators to parts of a chain of layers: affine steps and activations.
 
-Functions, methods and modules of PyTorch all call these operators, so each is read once. An entry of :data:`_PARTS`
-takes the operator's arguments, with a :class:`Flow` in place of the tensor that depends on the code.
+PyTorch's functions, methods and modules all call these operators, so one table covers them all. An entry of
+:data:`_PARTS` takes the operator's arguments, with a :class:`Flow` in place of the tensor that depends on the code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Shape
 
 Part = Step | Activation
-# Linear operators that keep the batch first and do not take its size: called as they are.
+# Linear operators that keep the batch axis first and do not use its size; they are called unchanged.
 _LINEAR = {
     "permute", "transpose", "slice", "select", "index", "index_select", "flip", "roll", "diagonal", "cumsum", "tril",
     "triu", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
@@ -33,16 +33,16 @@ _LINEAR = {
     "upsample_bicubic2d", "_upsample_bilinear2d_aa", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d", "mean", "sum",
 }  # fmt: skip
-# Operators that give the same numbers, in order.
+# Operators that return the same numbers in the same order.
 _SAME = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "detach", "alias",
     "contiguous", "lift_fresh", "_to_copy", "to", "native_dropout",
 }  # fmt: skip
-# Operators a x + b of each entry, if the other arguments are constants.
+# Operators that are a x + b for each entry if the other arguments are constants.
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "native_batch_norm", "_native_batch_norm_legit_no_training"}
-# Operators W x + b on the last axis.
+# Operators that are W x + b on the last axis.
 _PRODUCTS = {"linear", "mm", "addmm"}
-# Operators that may not take matrices put below each other, (B t, n): those that know axes.
+# Operators that depend on axes, so they must not get the stacked rows of all elements, (B t, n).
 _OF_AXES = {*_LINEAR, "expand", "repeat", "convolution", "native_batch_norm", "_native_batch_norm_legit_no_training",
             "baddbmm", "copy", "_prelu_kernel"}  # fmt: skip
 
@@ -61,7 +61,7 @@ class Flow:
 
 
 def float64(value: object, what: str) -> Tensor:
-    """A float64 copy on the CPU of a tensor, an array or nested lists of real numbers."""
+    """Copy a tensor, an array or nested lists of real numbers to a float64 tensor on the CPU."""
     try:
         dense = value.to_dense() if isinstance(value, Tensor) else value
         return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
@@ -70,9 +70,9 @@ def float64(value: object, what: str) -> Tensor:
 
 
 def element(full: Shape, batch: int) -> Shape:
-    """The shape of one element of a tensor for a batch.
+    """Return the shape of one element of a tensor for a batch.
 
-    Matrix products of elements with several axes put all rows of all elements below each other, (B t, n).
+    Matrix products of elements with several axes stack the rows of all elements, (B t, n).
 
     Raises:
         UnsupportedModelError: the first axis is not made of whole elements.
@@ -83,18 +83,18 @@ def element(full: Shape, batch: int) -> Shape:
 
 
 def shape_of(node: fx.Node) -> Shape:
-    """The shape of the tensor that a node computes, or of the one of several that is used."""
+    """Return the shape of the tensor that a node computes; of several tensors, the shape of the first one used."""
     shape: Shape = node.meta["shape"] if "shape" in node.meta else next(iter(node.users)).meta["shape"]
     return shape
 
 
 def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> list[Part]:
-    """The parts that a node applies to the one :class:`Flow` among its arguments.
+    """Return the parts that a node applies to the only :class:`Flow` among its arguments.
 
     Args:
         node: a node of a recording.
         args, kwargs: its arguments, constants or the flow.
-        batch: the size of the batch that was recorded.
+        batch: the size of the recorded batch.
 
     Raises:
         UnsupportedModelError: the operator is neither an affine map nor a known activation.
@@ -137,7 +137,7 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
 
 
 def _linear(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LinearOperation:
-    """A linear operator as a step."""
+    """Convert a linear operator to a step."""
     if name == "constant_pad_nd" and len(args) > 1 and args[1]:
         raise UnsupportedModelError(f"pads with {args[1]}; only zeros are supported")
     kwargs = {key: value for key, value in kwargs.items() if key != "dtype"}
@@ -148,11 +148,11 @@ def _linear(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, A
 def _along(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """b and A d of an operator A x + b, which are exact: its value and its derivative at 0."""
+    """Compute b and A d of an operator A x + b, as its value and derivative at 0, which are exact."""
 
     def called(x: Tensor) -> Tensor:
         held = tree_map(lambda v: float64(v, "a constant") if isinstance(v, Tensor) else v, (args, kwargs))
-        given, named = tree_map(lambda v: x.clone() if v is flow else v, held)  # some operators write into it
+        given, named = tree_map(lambda v: x.clone() if v is flow else v, held)  # some operators write into their input
         found = function(*given, **named)
         return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
 
@@ -165,7 +165,7 @@ def _along(
 def _scaled(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow, out: Shape, full: Shape
 ) -> list[Part]:
-    """A factor and a shift of each entry, after a step that repeats entries where a constant is larger."""
+    """Return a scale and a shift of each entry; if a constant has a larger shape, expand the entries first."""
     shift, scale = _along(function, args, kwargs, flow, torch.ones(full, dtype=torch.float64))
     rows = [x.reshape(-1, *out) if x.numel() else x for x in (scale, shift)]
     if any(not torch.allclose(x, x[:1].expand_as(x), rtol=0, atol=0, equal_nan=True) for x in rows):
@@ -179,7 +179,7 @@ def _scaled(
 
 
 def _narrow(x: Tensor) -> Tensor:
-    """A tensor that broadcasts to x, with one entry along each axis in which x is constant."""
+    """Shrink x to one entry along each axis in which it is constant; the result broadcasts to x."""
     for axis in range(x.dim()):
         first = x.narrow(axis, 0, 1)
         x = first if torch.equal(x, first.expand_as(x)) else x
@@ -187,7 +187,7 @@ def _narrow(x: Tensor) -> Tensor:
 
 
 def _product(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow) -> list[Part]:
-    """A matrix on the last axis, and a bias."""
+    """Return a dense layer on the last axis: a matrix and a bias."""
     unit = torch.eye(flow.shape[-1], dtype=torch.float64)
     bias, columns = _along(function, args, kwargs, flow, unit)
     if columns.dim() != 2 or len(columns) != len(unit) or not torch.equal(bias, bias[:1].expand_as(bias)):
@@ -196,7 +196,7 @@ def _product(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow:
 
 
 def _matrices(flow: Flow, args: tuple[Any, ...], first: bool) -> list[Part]:
-    """x W or M x for elements with two axes, with one matrix for all codes."""
+    """Return the steps of x W or M x for elements with two axes; the matrix must be the same for all codes."""
     held = args[first]
     if not isinstance(held, Tensor) or not (first or len(flow.shape) == 2) or not (held == held[:1]).all():
         raise UnsupportedModelError("multiplies the data by itself, or by a matrix that differs between codes")
@@ -223,7 +223,7 @@ def _convolution(
 
 
 def _plain(name: str) -> Callable[..., list[Part]]:
-    """An activation without parameters."""
+    """Return a reader of an activation without parameters."""
     return lambda flow: [Activation(name)]
 
 
@@ -236,14 +236,14 @@ def _elu(flow: Flow, alpha: float = 1.0, scale: float = 1.0, input_scale: float 
 
 
 def _softplus(flow: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
-    """log(1 + exp(beta x)) / beta; PyTorch has x where beta x is above the threshold, which is off by exp(-20)."""
+    """Read log(1 + exp(beta x)) / beta. PyTorch returns x where beta x > threshold, an error of at most exp(-20)."""
     if threshold < 20:
         raise UnsupportedModelError(f"is a softplus that jumps at its threshold={threshold}; at least 20 is supported")
     return [Activation("softplus", steepness=beta)]
 
 
 def _clamp(flow: Flow, low: Any = None, high: Any = None) -> list[Part]:
-    """Outputs cut off below, above or on both sides: affine maps around a ReLU, hardtanh or hardsigmoid."""
+    """Read a clamp below, above or on both sides as affine maps around a ReLU, hardtanh or hardsigmoid."""
 
     def scaled(factor: float, shift: float) -> Scale:
         return Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, shift)))
@@ -272,7 +272,7 @@ def _clamp(flow: Flow, low: Any = None, high: Any = None) -> list[Part]:
 
 
 def _sloped(flow: Flow, slope: Any = 0.01) -> list[Part]:
-    """max(x, 0) + slope min(x, 0), with a number, or with one for each entry of a row of the batch."""
+    """Read max(x, 0) + slope min(x, 0), with one slope, or one for each entry of an element."""
     held = float64(slope, "a slope")
     if held.dim() > len(flow.shape) and held.dim():
         held = held[0]

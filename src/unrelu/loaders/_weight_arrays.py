@@ -1,4 +1,4 @@
-"""Make a network of dense layers from weight matrices: plain ones, or arrays named as in a file.
+"""Make a network of dense layers from plain weight matrices, or from arrays named as in a file.
 
 A state_dict lists tensors only. It stores neither the activations nor the stride of a convolution. Therefore only
 fully connected layers and batch normalisations can be read from one.
@@ -26,7 +26,7 @@ from unrelu.wrappers.standardisation import Transform, standardised, surrounded,
 
 Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]
-# Names of layers in order, what they begin with, or None for all.
+# Names of layers in order, a common prefix of names, or None for all.
 Layers = str | Sequence[str] | None
 # Arrays by layer, and within a layer by "weight", "bias", "running_mean", ...
 Named = dict[str, dict[str, Entry]]
@@ -35,7 +35,7 @@ Named = dict[str, dict[str, Entry]]
 _EPS = 1e-5
 
 _NUMBERED = re.compile(r"([Ww]|weights?|w_array|b|bias|biases|b_array)_?(\d+)")
-# A collection of Flax, a layer, a parameter, and what Keras puts behind it.
+# A Flax collection, a layer, a parameter, and the suffix of Keras.
 _NAME = re.compile(r"(?:params[./])?(?:(.*)[./])?([^./]*?)(?::0)?", re.DOTALL)
 
 
@@ -57,17 +57,17 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. The scales
-    and the basis become part of the first and the last layer. Searches take steps in the units of z, so give a
-    parameter of 1e-9 beside others of 1 in units of 1e-9.
+    where N is the network as it was trained. If these outputs are logarithms to the base a, the generator is a to this
+    power. The scales and the basis become part of the first and the last layer. Searches take steps in the units of z,
+    so rescale a parameter of order 1e-9 to order 1 if the others are of order 1.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
 
             - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
               {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
-              Weights are in the order of the dictionary, kernels in that of their numbers, if these say it. A list of
-              dictionaries is in order.
+              Weights keep the order of the dictionary; kernels are sorted by the numbers in their names, if these tell
+              the order. A list of dictionaries keeps its order.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
@@ -80,13 +80,13 @@ def from_arrays(
             ``Pipeline``, PCA included, are inverted from the last to the first.
         output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), if the network's outputs are m coefficients; or a
             fitted ``PCA``.
-        output_log: a, the base of the logarithms that the outputs are, such as 10; None if they are none.
+        output_log: the base a, such as 10, if the outputs are logarithms; None if they are not.
         layers: names of layers of a dictionary to pick, in the order in which they are applied, such as ``["Dense_1",
-            "Dense_0"]``; or what their names begin with, ``"decoder"``. None takes all layers.
+            "Dense_0"]``; or a prefix of their names, ``"decoder"``. None takes all layers.
 
     Raises:
-        OptionError: ``layers`` is neither, or ``weights`` is no dictionary.
-        ModelError: shapes do not chain, nothing says the order of layers, an entry is not a finite real number, an
+        OptionError: ``layers`` has a wrong type, or is given although ``weights`` is no dictionary.
+        ModelError: shapes do not chain, the order of layers is not known, an entry is not a finite real number, an
             activation is unknown or missing, a standard deviation is not positive, or an object is not fitted or is not
             an affine map.
 
@@ -122,7 +122,7 @@ def from_arrays(
 
 
 def _of_tree(tree: Any, activation: Activations | None, layers: Layers) -> Network:
-    """The network of a dictionary, or of a list of these, one after the other."""
+    """Build a network from a dictionary, or from a list of dictionaries in order."""
     several = {"": tree} if isinstance(tree, Mapping) else {f"{i}/": part for i, part in enumerate(tree)}
     named = {
         before + name: held
@@ -146,7 +146,7 @@ def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activatio
 
 
 def _of_estimator(model: Any, activation: Activations | None) -> Network:
-    """The network of a fitted MLPRegressor of scikit-learn, with the scalers and projections around it."""
+    """Build a network from a fitted scikit-learn MLPRegressor, with the scalers and projections around it."""
     inputs, perceptron, outputs = _unwrapped(model)
     if activation is not None:
         raise ModelError(f"activation={activation!r} does not go with {perceptron}, which has its own; leave it out")
@@ -156,7 +156,7 @@ def _of_estimator(model: Any, activation: Activations | None) -> Network:
 
 
 def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
-    """The transforms of the inputs, the multilayer perceptron, and the transforms of its training targets."""
+    """Split an estimator into input transforms, the multilayer perceptron, and transforms of the training targets."""
     held = getattr(model, "__dict__", {})
     if "regressor_" in held:  # TransformedTargetRegressor
         inputs, perceptron, outputs = _unwrapped(held["regressor_"])
@@ -178,16 +178,16 @@ def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
 
 
 def _is_tree(value: Any) -> bool:
-    """Whether it is a dictionary of arrays or a list of such dictionaries."""
+    """Check whether a value is a dictionary of arrays or a list of such dictionaries."""
     listed = isinstance(value, list | tuple) and len(value) > 0
     return isinstance(value[0] if listed else value, Mapping)
 
 
 def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Entry]:
-    """Arrays in nested dictionaries by their paths, ``params/Dense_0/kernel``; ``entry(value, path)`` makes them.
+    """Flatten nested dictionaries to arrays by path, ``params/Dense_0/kernel``; ``entry(value, path)`` makes each.
 
     Raises:
-        ModelFileError: a container is there twice, as in files that would take forever, or a key is no word or number.
+        ModelFileError: a container occurs twice (walking it could take forever), or a key is no string or integer.
         InputError: a name is too long, or cannot be printed.
     """
     flat: dict[str, Entry] = {}
@@ -211,9 +211,9 @@ def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Ent
 
 
 def by_layer(flat: Mapping[str, Entry]) -> Named:
-    """Arrays by layer and parameter, in the order of the file.
+    """Group arrays by layer and parameter, in the order of the file.
 
-    Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
+    Names are ``fc1.weight, fc1.bias, ...`` in PyTorch, ``params/Dense_0/kernel`` in Flax, ``dense/kernel:0`` in Keras;
     or ``W0, b0, W1, ...``.
     """
     named: Named = {}
@@ -237,7 +237,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def check_layers(layers: object) -> None:
-    """Refuse ``layers`` that are neither a list of names nor what names begin with."""
+    """Raise an OptionError unless ``layers`` is None, a list of names or a prefix of names."""
     named = isinstance(layers, Sequence) and layers and all(isinstance(name, str) for name in layers)
     if layers is not None and not named:
         raise OptionError(
@@ -246,13 +246,13 @@ def check_layers(layers: object) -> None:
 
 
 def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
-    """The layers of these names in this order, or those whose names begin so, or all.
+    """Pick layers by a list of names, in its order, or by a prefix of names; None picks all.
 
-    Where names differ in numbers only, these are the order. Else it is that of the file, if it keeps one (``ordered``),
-    which Keras and Flax, with their kernels, do not.
+    If names differ only in numbers, sort by number. Otherwise keep the order of the file, if it has one (``ordered``).
+    Keras and Flax files, which hold kernels, have none.
 
     Raises:
-        ModelError: there is no such layer, or nothing says in which order they are applied.
+        ModelError: there is no such layer, or the order of the layers is not known.
     """
     if isinstance(layers, str):
         start = layers.rstrip("./")
@@ -266,8 +266,8 @@ def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
     alike = len({re.sub(r"_?\d+", "", name) for name in found}) == 1
     numbers = {name: found[name] for name in sorted(found, key=natural)} if alike else found
     kernels = [_shape(held) for held in numbers.values() if "kernel" in held]
-    # Of Dense(5)(relu(Dense(5)(z))) in Flax the outer layer, which is made first, has the lower number. So kernels that
-    # chain in both directions do not say their order.
+    # In Dense(5)(relu(Dense(5)(z))), Flax makes the outer layer first and gives it the lower number. So kernels that
+    # chain in both directions do not tell the order.
     backwards = len(kernels) > 1 and all(a[0] == b[-1] for a, b in pairwise(kernels))
     if backwards or (len(found) > 1 and not alike and (kernels or not ordered)):
         raise ModelError(
@@ -278,10 +278,10 @@ def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
 
 
 def from_names(named: Named, activation: Activations | None) -> Network:
-    """Chain named layers in this order; an activation follows each matrix and its batch normalisations.
+    """Chain named layers in this order; put an activation after each matrix and its batch normalisations.
 
     Raises:
-        ModelError: shapes do not chain, or there is no activation.
+        ModelError: shapes do not chain, or no activation is given.
     """
     shown = _names_and_shapes(named) or "none"
     try:
@@ -340,7 +340,7 @@ def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
 
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
-    """A dense layer, or a batch normalisation of PyTorch."""
+    """Convert the arrays of one layer to a dense layer, or to a PyTorch batch normalisation."""
     label = f"layer {name!r}"
     held = {key: float64(value, f"{label} {key}") for key, value in tensors.items() if key != "num_batches_tracked"}
     for key, value in held.items():

@@ -1,7 +1,7 @@
-"""A function of JAX as a network: its layers, or a generator that JAX evaluates and differentiates.
+"""Read a JAX function as a network: as layers, or as a generator that JAX evaluates and differentiates.
 
-The function is traced once. What is traced is mapped over batches (``vmap``), differentiated (``jvp``, ``vjp``) and
-compiled for each size of batch; batches are filled up to powers of four, so that these are few.
+The function is traced once. The traced program is mapped over batches (``vmap``), differentiated (``jvp``, ``vjp``) and
+compiled for each batch size. Batches are padded to powers of four to keep the number of sizes small.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ try:
 except ImportError as error:
     raise MissingPackageError(f"from_jax needs packages ({error}): pip install jax cloudpickle", name="jax") from None
 
-# Held while compiling: a process forked at that time would wait for the compiler forever.
+# Held while compiling: a process forked meanwhile would wait for the compiler forever.
 _compiling = forkable_lock()
-# By rounding, outputs in single and in double precision differ by less than this share of the largest one.
+# Rounding changes outputs between single and double precision by less than this share of the largest output.
 _ROUNDING = 0.01
 
 
@@ -54,29 +54,29 @@ def from_jax(
     bounds: Mapping[str, Any] | None = None,
     output: Output = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
-    r"""Read a function of JAX of one code, :math:`G: R^k \to R^n`, as a network.
+    r"""Read a JAX function of one code, :math:`G: R^k \to R^n`, as a network.
 
-    A chain of layers is read from what JAX traces, and computed without JAX from then on. Anything else is evaluated by
-    JAX, which maps the function over batches, differentiates and compiles it; the trial of
-    :func:`~unrelu.from_torch` comes first. It is evaluated in double precision, whatever ``jax_enable_x64`` is, or as
-    JAX is configured if it does not take that, as with weights in single precision in convolutions.
+    If the traced program is a chain of layers, it is read and computed without JAX from then on. Otherwise JAX maps the
+    function over batches, differentiates and compiles it, after the trial of :func:`~unrelu.from_torch`. It runs in
+    double precision whatever ``jax_enable_x64`` is. If it does not support double precision, as with single-precision
+    weights in convolutions, it runs as JAX is configured.
 
-    JAX compiles for each of few sizes of batches, once; clocks of time limits stand still meanwhile. It computes
-    without the GIL, in threads of its own, which settings of PyTorch or OpenMP do not limit. In a forked process, where
-    it would wait forever, a call raises a :class:`~unrelu.errors.HostError`; workers of :func:`unrelu.run` are fresh
-    processes, to which the function is sent by cloudpickle.
+    JAX compiles once for each of a few batch sizes; the clocks of time limits stop meanwhile. JAX computes without the
+    GIL in its own threads, which settings of PyTorch or OpenMP do not limit. It would wait forever in a forked process,
+    so a call there raises a :class:`~unrelu.errors.HostError`. Workers of :func:`unrelu.run` are fresh processes; they
+    receive the function by cloudpickle.
 
     Args:
-        function: of one code of shape ``latent_shape`` to one array, such as ``lambda z: model.apply(weights, z)``, or
-            an Equinox model itself.
+        function: maps one code of shape ``latent_shape`` to one array, such as ``lambda z: model.apply(weights, z)``;
+            or an Equinox model itself.
         latent_shape: shape of one code; an integer k means (k,).
-        bounds, output: those of :func:`~unrelu.from_torch`; with ``bounds``, the function takes a vector (k,).
+        bounds, output: as in :func:`~unrelu.from_torch`; with ``bounds``, the function takes a vector (k,).
 
     Raises:
         OptionError: ``output`` has a wrong type, or ``latent_shape`` and ``bounds`` do not fit together.
         InputError: ``bounds`` are not pairs of increasing numbers by name.
         UnsupportedModelError: JAX cannot trace or differentiate it, or it does not return one array of finite numbers.
-        ModelError: it is no function, or ``latent_shape`` is needed.
+        ModelError: ``function`` is no function, or ``latent_shape`` is needed.
         MissingPackageError: JAX or cloudpickle is not installed.
 
     >>> import jax.numpy as jnp, unrelu
@@ -102,13 +102,13 @@ def from_jax(
 
 
 class JaxFunction:
-    """A function of JAX of one code, called by PyTorch with batches, which PyTorch can map and differentiate once.
+    """A JAX function of one code, wrapped as a PyTorch function of batches that can be differentiated once.
 
     Args:
-        function: from one code to an array, or to a structure of arrays.
+        function: maps one code to an array, or to a structure of arrays.
         shape: the shape of one code.
-        call: which of its outputs is used.
-        double: whether it is evaluated in double precision; if not, as JAX is configured.
+        call: which output is used.
+        double: True evaluates in double precision, False as JAX is configured.
     """
 
     def __init__(self, function: Callable[..., Any], shape: Shape, call: GeneratorCall, double: bool) -> None:
@@ -151,12 +151,12 @@ class JaxFunction:
         return _unpickled, (content,)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The precision of JAX within, for this thread."""
+        """Return a context that sets the precision of JAX for this thread."""
         return jax.enable_x64(True) if self.dtype == torch.float64 else nullcontext()
 
     @property
     def has_forward_mode(self) -> bool:
-        """Whether a Jacobian is computed column by column: it has no more columns than rows, and JAX can do so."""
+        """Whether to compute Jacobians column by column: JAX supports it, and there are no more columns than rows."""
         z = torch.zeros(1, math.prod(self.shape), dtype=self.dtype)
         try:
             with self.precision():
@@ -166,14 +166,14 @@ class JaxFunction:
         return bool(z.numel() <= math.prod(self.output_shape))
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Outputs (B, *output_shape) for codes (B, *shape)."""
+        """Compute outputs (B, *output_shape) for codes (B, *shape)."""
         if z.dtype != self.dtype:
             raise TypeError(f"{self.title} takes codes of type {self.dtype}, not {z.dtype}")
         x: Tensor = _Values.apply(self, z.flatten(1))
         return x.reshape(-1, *self.output_shape)
 
     def batch(self, kind: str, *rows: Tensor) -> list[Tensor]:
-        """G(z), (B, n), for codes (B, k); also J t for t (B, m, k), by "push", or J^T v for v (B, m, n), by "pull"."""
+        """Compute G(z), (B, n), for codes (B, k); "push" adds J t for t (B, m, k), "pull" J^T v for v (B, m, n)."""
         if os.getpid() != self._process:
             raise HostError("JAX would wait forever in a forked process; start processes by 'spawn' or 'forkserver'")
         count, device = len(rows[0]), rows[0].device
@@ -187,7 +187,7 @@ class JaxFunction:
                 with _compiling, standing_still():
                     self._compiled[key] = jax.jit(jax.vmap(getattr(self, f"_{kind}"))).lower(*arrays).compile()
             found = self._compiled[key](*arrays)
-        shared = (x if x.device.platform == "cpu" else np.array(x) for x in found)  # memory that PyTorch can use
+        shared = (x if x.device.platform == "cpu" else np.array(x) for x in found)  # in memory that PyTorch can use
         return [torch.from_dlpack(x)[:count].to(device) for x in shared]  # type: ignore[attr-defined]
 
     def _values(self, z: Any) -> Any:
@@ -206,7 +206,7 @@ def _unpickled(content: bytes) -> JaxFunction:
 
 
 class _Values(torch.autograd.Function):
-    """Outputs (B, n) for codes (B, k), by JAX; its derivative is not differentiable."""
+    """A PyTorch function that computes outputs (B, n) for codes (B, k) by JAX; it has first derivatives only."""
 
     @staticmethod
     def forward(ctx: Any, function: JaxFunction, z: Tensor) -> Tensor:
@@ -222,10 +222,10 @@ class _Values(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JaxNetwork(OpaqueNetwork):
-    """A generator that JAX evaluates. Its Jacobian has one tangent for each column, or one gradient for each row.
+    """A generator that JAX evaluates. Its Jacobian takes one tangent per column, or one gradient per row.
 
     Attributes:
-        function: what :attr:`module` calls.
+        function: the function that :attr:`module` calls.
     """
 
     function: JaxFunction = field(kw_only=True, repr=False)
@@ -245,10 +245,10 @@ class JaxNetwork(OpaqueNetwork):
 
 
 def _in_its_precision(function: Callable[..., Any], shape: Shape, call: GeneratorCall, codes: Tensor) -> JaxFunction:
-    """The function in double precision, or as JAX is configured if it does not take that, or is another one there.
+    """Trace the function in double precision; if that fails or changes its values, as JAX is configured.
 
     Raises:
-        UnsupportedModelError: JAX cannot trace it, or it does not return one array of real numbers.
+        UnsupportedModelError: JAX cannot trace the function, or it does not return one array of real numbers.
     """
     enabled = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     try:
@@ -259,7 +259,7 @@ def _in_its_precision(function: Callable[..., Any], shape: Shape, call: Generato
         raise UnsupportedModelError(_refused(error, shape)) from error
     with suppress(Exception):
         double = own if enabled else JaxFunction(function, shape, call, double=True)
-        # Random numbers that it draws with a key of its own are others in double precision.
+        # A function that draws random numbers with its own key gets different ones in double precision.
         x, rounded = double(codes), own(codes.to(own.dtype)).double()
         return own if ((x - rounded).abs() > _ROUNDING * rounded.abs().max()).any() else double
     return own

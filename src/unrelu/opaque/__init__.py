@@ -1,1 +1,1 @@
-"""Generators whose layers are not known: modules and functions of PyTorch."""
+"""Generators whose layers are not known: PyTorch modules and functions."""

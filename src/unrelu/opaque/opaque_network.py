@@ -25,13 +25,13 @@ from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
-# Up to this product of the number of outputs and the largest tensor, a Jacobian takes the time of calls of PyTorch, and
-# not of arithmetic: 120 ms in reverse mode, 880 in forward mode, for 200 Runge-Kutta steps.
+# Up to this number of outputs times the size of the largest tensor, the overhead of PyTorch calls dominates the cost of
+# a Jacobian: for 200 Runge-Kutta steps, it takes 120 ms in reverse mode and 880 ms in forward mode.
 _SMALL_JACOBIAN = 4096
-# What computes phi(u) instead: a function of the number of the call in one evaluation, u, and phi.
+# A replacement for phi(u): a function of the index of the call within one evaluation, u, and phi.
 Substitute = Callable[[int, Tensor, Activation], Tensor]
 
-# The functions of PyTorch that are rectifiers, by name; an underscore after it says that they work in place.
+# The names of PyTorch's rectifiers; in-place versions end in an underscore.
 _RECTIFIERS = ("relu", "leaky_relu")
 # PyTorch's default slope of a LeakyReLU.
 _SLOPE = 0.01
@@ -39,7 +39,7 @@ _SLOPE = 0.01
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OpaqueNetwork(Generator):
-    r"""A differentiable generator G: R^k -> R^n whose layers are not known; :func:`unrelu.from_torch` makes it.
+    r"""A differentiable generator G: R^k -> R^n whose layers are not known, as made by :func:`unrelu.from_torch`.
 
     The Jacobian comes from forward-mode differentiation (``torch.func.jvp``), with one tangent for each direction:
 
@@ -51,15 +51,15 @@ class OpaqueNetwork(Generator):
 
     Args:
         module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``. It maps (B, \*latent_shape) to
-            (B, \*output_shape), each code on its own. It is not copied: pass a copy.
+            (B, \*output_shape), each code independently. It is not copied: pass a copy.
         latent_shape: shape of one latent code.
         reason: why it is not a chain of layers, with the name of the node that breaks the chain.
         output_shape: shape of one output.
         width: the size of the largest tensor in the evaluation of one code.
-        forward_mode: whether PyTorch has forward-mode derivatives of all its operations.
+        forward_mode: whether PyTorch has forward-mode derivatives for all operations of the module.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding, domain: see :class:`~unrelu.Generator`.
-        substitute: what computes the rectifiers that are called; None leaves them as they are.
+        substitute: a function that replaces each call of a rectifier; None leaves them unchanged.
 
     Raises:
         AttributeError: on access to ``layers``.
@@ -90,8 +90,8 @@ class OpaqueNetwork(Generator):
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
-        # A module may refuse a batch with NaN. Codes are NaN for observations that the search has not reached.
+        """Compute G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
+        # A module may raise an error for NaN. Observations that the search has not reached yet have NaN codes.
         known = z.isfinite().all(dim=1, keepdim=True)
         with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)), self._fast)
@@ -104,7 +104,7 @@ class OpaqueNetwork(Generator):
         return self.along(z, torch.eye(self.latent_dim, dtype=z.dtype, device=z.device).expand(len(z), -1, -1))
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and J d for m directions d, as (B, m, n): forward-mode differentiation.
+        """Compute G(z) as (B, n) and J d for m directions d, as (B, m, n), by forward-mode differentiation.
 
         Args:
             z: codes, (B, k).
@@ -126,9 +126,9 @@ class OpaqueNetwork(Generator):
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the supported mode.
+        """Compute G(z), (B, n), and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the supported mode.
 
-        Where outputs are few and small, one reverse pass for all of them takes less time.
+        If outputs are few and tensors small, one reverse pass for all outputs is faster.
         """
         if self.output_dim * self.width <= _SMALL_JACOBIAN:
             with suppress(RuntimeError):  # an operation may have no derivative for several outputs at once
@@ -139,7 +139,7 @@ class OpaqueNetwork(Generator):
         return self._pull(z, directions, together=False)
 
     def _pull(self, z: Tensor, directions: Tensor, together: bool) -> tuple[Tensor, Tensor]:
-        """See :meth:`along`: in reverse mode, all outputs together or one after another."""
+        """Do the work of :meth:`along` in reverse mode, for all outputs together or one after another."""
         with plain_attention(), torch.enable_grad():
             codes = z.detach().requires_grad_(True)
             x = self._flat(codes, self._running)
@@ -152,9 +152,9 @@ class OpaqueNetwork(Generator):
         return x.detach(), directions @ rows.permute(1, 2, 0)
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> OpaqueNetwork:
-        """See :meth:`Generator.smoothed`; sizes are root mean squares of max(u, 0) in each call of a rectifier.
+        """See :meth:`Generator.smoothed`; the size of each rectifier call is the root mean square of max(u, 0).
 
-        Within ``torch.func.vmap``, by which some modules take one code at a time, there are no numbers to be measured.
+        Some modules process one code at a time by ``torch.func.vmap``; sizes cannot be measured within it.
         """
         z, fast = self.as_codes(self.typical_codes) if codes is None else codes, self._fast  # made before the calls
         sizes: list[float] = []
@@ -166,7 +166,7 @@ class OpaqueNetwork(Generator):
         def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
             if call >= len(sizes) or not sizes[call]:
                 return activation.forward(u)
-            # One product in the derivative, where PyTorch would differentiate seven operations.
+            # The derivative is one product here; PyTorch would differentiate seven operations.
             smoothed, at = activation.smoothed(share * sizes[call]), u.detach()
             x = smoothed.forward(at)
             return (u - at) * smoothed.derivative(at, x) + x
@@ -187,15 +187,15 @@ class OpaqueNetwork(Generator):
 
     @cached_property
     def _running(self) -> nn.Module:
-        """The copy that is run, so that a forward pass does not change ``module``."""
+        """The copy of ``module`` that is run, as a forward pass may change a module."""
         return replica(self.module)
 
     @cached_property
     def _fast(self) -> nn.Module:
-        """The copy that is run where no forward-mode derivative is taken: some of PyTorch's formulas use ``view``.
+        """The faster copy, for calls without forward-mode derivatives.
 
-        Convolutions in single precision are up to twice as fast with the channels last in memory, if the module can be
-        run so.
+        Convolutions in single precision are up to twice as fast with the channels last in memory, if the module runs in
+        this layout. Some of PyTorch's forward-mode formulas do not, because they use ``view``.
         """
         kernels = any(parameter.ndim == 4 for parameter in self.module.parameters())
         if self.dtype == torch.float32 and self.device.type == "cpu" and kernels:
@@ -216,7 +216,7 @@ class OpaqueNetwork(Generator):
 
 
 def as_chain(network: Generator, method: str) -> Network:
-    """Return the network if it is a chain of layers; else an UnsupportedModelError names the node that breaks it."""
+    """Return the network if it is a chain of layers; else raise an UnsupportedModelError that says why it is not."""
     if isinstance(network, Network):
         return network
     raise UnsupportedModelError(
@@ -225,7 +225,7 @@ def as_chain(network: Generator, method: str) -> Network:
 
 
 def unchained(network: Generator) -> str | None:
-    """Why the network is not a chain of layers; None if it is one."""
+    """Say why the network is not a chain of layers; return None if it is one."""
     if isinstance(network, Network):
         return None
     return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
@@ -233,12 +233,12 @@ def unchained(network: Generator) -> str | None:
 
 # --- rectifiers inside ------------------------------------------------------------------------------------------------
 #
-# PyTorch passes every call of its functions to a mode, wherever the module makes it. So the calls of ReLU and LeakyReLU
-# can be counted, and computed in another way. Calls within a program of torch.jit are out of reach.
+# PyTorch passes every call of its functions to a mode, wherever the module makes it. So calls of ReLU and LeakyReLU can
+# be counted and replaced. Calls within a torch.jit program do not reach the mode.
 
 
 class RectifierCalls(TorchFunctionMode):
-    """Computes each ReLU and LeakyReLU that is called inside by a substitute; for one evaluation."""
+    """A mode that replaces each call of ReLU and LeakyReLU by a substitute, for one evaluation."""
 
     def __init__(self, substitute: Substitute) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class RectifierCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Compute a call of a function of PyTorch."""
+        """Run a PyTorch function, or the substitute if it is a rectifier."""
         kwargs, name = kwargs or {}, getattr(func, "__name__", "").removesuffix(".default")
         if name.removesuffix("_") not in _RECTIFIERS:
             return func(*args, **kwargs)
@@ -274,13 +274,13 @@ def _load_formulas() -> None:
 
 
 class _Normalisations(TorchFunctionMode):
-    """Gives group normalisation its input in the usual order in memory: PyTorch's forward-mode formula uses ``view``.
+    """A mode that makes the input of group normalisation contiguous: PyTorch's forward-mode formula uses ``view``.
 
-    The output of an attention between pixels has its channels last.
+    The output of attention between pixels, for example, has its channels last.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
+        """Run a PyTorch function; PyTorch calls this method instead of the function."""
         if func in (nn.functional.group_norm, torch.group_norm):
             args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
@@ -290,7 +290,7 @@ class _Normalisations(TorchFunctionMode):
 def _plain_attention() -> Iterator[None]:
     """Switch fused attention off in the whole process.
 
-    From PyTorch 2.15 on, ``torch.nn.attention.sdpa_kernel`` must be left by the thread that entered it: not used here.
+    ``torch.nn.attention.sdpa_kernel`` is not used: from PyTorch 2.15 on, the thread that enters it must also leave it.
     """
     kernels = torch.backends.cuda  # these switches hold for the CPU as well
     switches: tuple[tuple[Callable[[], bool], Callable[[bool], Any], bool], ...] = (
@@ -311,5 +311,5 @@ def _plain_attention() -> Iterator[None]:
 
 
 plain_attention = Shared(_plain_attention)
-# One thread at a time, because the whole process shares the levels of forward mode.
+# Lets one thread in at a time, because the whole process shares the levels of forward mode.
 _forward_mode = forkable_lock()

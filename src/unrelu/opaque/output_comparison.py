@@ -1,4 +1,4 @@
-"""Whether a module has the outputs of the network that was read from it, at codes that reading has not seen."""
+"""Compare the outputs of a module and of the network read from it, at codes not used for reading."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from unrelu.models.network import Network
 from unrelu.models.watched_operations import Operations, tensors
 from unrelu.runtime.streams import stream, torch_stream
 
-# Batches that are compared: the number of codes, and whether gradients are enabled. The first are compared always.
+# The compared batches: the number of codes, and whether gradients are enabled. The first three are always compared.
 _RUNS, _ALWAYS = ((1, False), (1, True), (7, False), (7, True), (40, False), (300, False)), 3
-# The most multiplications of all batches together; each number of the largest tensor counts for so many.
+# The largest number of multiplications in all batches, and how many each entry of the largest tensor counts for.
 _MOST_WORK, _WORK_OF_NUMBER = 5 * 10**9, 100
-# Lengths of the codes of a chain in turn, in units of N(0, I).
+# Lengths of successive codes for a chain, relative to draws from N(0, I).
 _LENGTHS = (0.3, 1.0, 3.0, 10.0)
-# Equal outputs in double precision may differ by this share of their size.
+# The relative difference allowed between equal outputs in double precision.
 EXACT = 1e-9
-# Rounding errors are estimated at 40 codes, from errors that are a thousand times as large.
+# Rounding errors are estimated at 40 codes, from perturbations a thousand times as large.
 _FEW, _ROUNDINGS = 40, 1000
-# They add up to at most 1e-5 of an output, and 1e-12 of the largest. Between two evaluations there is a tenth of them.
+# An estimate is at most 1e-5 of an output plus 1e-12 of the largest. Two evaluations may differ by a tenth of it.
 _MOST_ROUNDING, _ROUNDING_OF_LARGEST, _REPEATED = 1e-5, 1e-12, 0.1
 
 
 def difference(
     network: Generator, module: nn.Module, device: torch.device, share: float = EXACT, program: nn.Module | None = None
 ) -> str | None:
-    """Where the outputs of a module differ from those of the network that was read from it; None if they do not.
+    """Say where the outputs of a module and of the network read from it differ; return None if they agree.
 
-    They are compared in batches of 1, 7, 40 and 300 codes, the first two also with gradients enabled. Batches beyond a
-    budget of multiplications are left out. The codes of a chain have lengths of .3 to 10 times those of N(0, I), or
-    fill the domain. An entry may differ by ``share`` of its size, which is its largest value among codes of one length,
-    and by what rounding errors of the module add up to (:func:`_rounding`).
+    The batches have 1, 7, 40 and 300 codes; the first two are also compared with gradients enabled. Batches beyond the
+    work limit are left out. Codes of a chain are 0.3 to 10 times as long as draws from N(0, I), or fill the
+    domain. The size of an entry is its largest value among codes of one length. An entry may differ by ``share`` of
+    its size, plus the estimated rounding error of the module (:func:`_rounding`).
 
-    An opaque network is compared with itself, as each output must be a function of its code alone. In other batches
-    than the largest, its outputs may differ by 1e-5: the adaptive steps of a solver depend on the batch.
+    An opaque network is compared with itself, as each output must be a function of its code alone. Its outputs may
+    differ by 1e-5 between batches of different sizes: the adaptive steps of a solver depend on the batch.
 
     Args:
         network: the network.
-        module: what it was read from, as it is called.
-        device: where the module is given its codes.
-        share: see above.
-        program: what was made of a module that PyTorch does not compute: its rounding errors count, too.
+        module: the module that the network was read from.
+        device: the device of the codes passed to the module.
+        share: the allowed relative difference.
+        program: a PyTorch version of a module that another package computes; its rounding errors count, too.
     """
     lengths = _LENGTHS if isinstance(network, Network) else (1.0,)
     sums = np.cumsum([size for size, _ in _RUNS]) * (network.work + _WORK_OF_NUMBER * network.width)
@@ -60,7 +60,7 @@ def difference(
     def outputs(codes: Tensor, gradients: bool = False, module: nn.Module = module) -> Tensor:
         given = codes.reshape(-1, *network.latent_shape).to(device, copy=True).requires_grad_(gradients)
         with torch.set_grad_enabled(gradients):
-            x: Tensor = module(given.clone())  # which it may change in place
+            x: Tensor = module(given.clone())  # the module may change its input in place
         return x.detach().to(codes).reshape(len(codes), network.output_dim)
 
     where = f"in a batch of {count}"
@@ -85,17 +85,17 @@ def difference(
 
 
 def _sizes(x: Tensor, groups: int) -> Tensor:
-    """The largest absolute value of each entry, in rows i, i + groups, ... of x for each group i, (groups, n)."""
+    """Return the largest absolute value of each entry, over rows i, i + groups, ... of x for group i, (groups, n)."""
     finite = x.nan_to_num(0.0, 0.0, 0.0).abs()
     return torch.stack([finite[i::groups].amax(dim=0) for i in range(groups)])
 
 
 def _rounding(outputs: Callable[[Tensor], Tensor], codes: Tensor, size: Tensor) -> Tensor:
-    """What rounding errors add up to in outputs of these sizes, (groups, n), with a margin.
+    """Estimate the accumulated rounding errors of outputs of these sizes, (groups, n), with a margin.
 
-    All that is computed of the batch is made wrong by up to a thousand roundings, at random. The outputs then change by
-    a share of their size. This is limited to 1e-5, in lower precision to the square root of its rounding error. It is
-    0 for a function whose outputs change without this.
+    Every tensor computed from the batch is perturbed at random by up to a thousand roundings. The relative changes of
+    the outputs give the estimate. It is limited to 1e-5, or to the square root of the rounding error in lower
+    precision. It is 0 for a function whose outputs change without perturbation.
 
     Source: Parker, Pierce and Eggert, "Monte Carlo arithmetic" (2000).
     """
@@ -116,7 +116,7 @@ def _rounding(outputs: Callable[[Tensor], Tensor], codes: Tensor, size: Tensor) 
         )
         effect = torch.where(repeated <= _REPEATED * effect, effect, 0.0)
         share = torch.where(seen > 0, effect / seen, 0.0)
-        # Entries that are 0 at these codes, behind a ReLU, count as the worst.
+        # Entries that are 0 at these codes, after a ReLU, get the largest share.
         reached = size * torch.where(seen > 0, share, share.amax(dim=1, keepdim=True))
         most = max(_MOST_ROUNDING, eps**0.5) * size + max(_ROUNDING_OF_LARGEST, 10 * eps) * size.max()
         return torch.maximum(reached, effect).minimum(most)
@@ -124,7 +124,7 @@ def _rounding(outputs: Callable[[Tensor], Tensor], codes: Tensor, size: Tensor) 
 
 
 def watched(function: Callable[[Tensor], Tensor], codes: Tensor, look: Callable[[Tensor], Any]) -> Tensor:
-    """The outputs of a function; ``look`` is called with each new tensor of real numbers of the batch."""
+    """Run a function and return its outputs; call ``look`` on each new real tensor that has the batch axis."""
 
     def each(operation: Any, args: Any, kwargs: Any, result: Any) -> None:
         if not any(returned.alias_info for returned in operation._schema.returns):  # noqa: SLF001 -- its public name

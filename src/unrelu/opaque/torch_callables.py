@@ -1,7 +1,7 @@
-"""What a user passes as a generator as one module from codes to a tensor.
+"""Wrap the user's module or function as one module from codes to a tensor.
 
-Modules are copied later; functions are called as they are, in their own precision and on their own device. Further
-inputs are held fixed, and one output of several is chosen, or several as named parts.
+Modules are copied later. Functions are called as they are, in their own precision and on their own device. Further
+inputs are held fixed. If the generator returns several outputs, one is selected, or several as named parts.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.runtime.array_types import Shape
 
 Pick = str | int | Callable[[Any], Any]
-# One output, or several by the names of the parts that they become.
+# One output, or several outputs by the names of their parts.
 Output = Pick | Sequence[str | int] | Mapping[str, Pick] | None
 
-# Precisions in which a function is called, and whether its weights are widened: the first that it takes.
+# Precisions to call a function in, and whether to widen its weights. The first that works is used.
 _PRECISIONS = (
     (torch.float64, False), (torch.float64, True), (torch.float32, False), (torch.float16, False),
     (torch.bfloat16, False),
 )  # fmt: skip
-# The most entries of a structure that a message lists.
+# The largest number of entries of a structure that a message lists.
 _LISTED = 12
 
 
@@ -40,12 +40,12 @@ _LISTED = 12
 
 
 class FunctionModule(nn.Module):
-    """A function as a module: it is called as it is, and copies of this module have the same function.
+    """A module that calls a function unchanged; copies of this module share the function.
 
     Args:
         function: a function of a batch of codes.
-        dtype, device: what it takes; codes are converted to them, and its result back. None converts nothing.
-        widened: whether it has weights in single precision that are taken in double precision.
+        dtype, device: the function's own; codes are converted to them, and its result back. None converts nothing.
+        widened: whether to convert the function's weights in single precision to double precision.
     """
 
     function: Callable[..., Any]
@@ -74,10 +74,10 @@ class FunctionModule(nn.Module):
 
 
 class _Widening(TorchFunctionMode):
-    """Takes tensors in single precision in double precision, where a call has some in double precision as well."""
+    """A mode that converts single to double precision in calls that mix tensors of both."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
+        """Run a PyTorch function, with its arguments widened if they mix single and double precision."""
         kwargs = kwargs or {}
         kinds = {x.dtype for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         if {torch.float32, torch.float64} <= kinds and not func.__name__.endswith("_"):
@@ -90,14 +90,14 @@ def _double(x: Any) -> Any:
 
 
 def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
-    """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
+    """Return the form of a module that is evaluated: a copy in double precision, in evaluation mode.
 
-    A function is called in the first precision that it takes, in double precision also with weights in single
-    precision. So is a module that refuses double precision.
+    A function is called in the first precision that works. For double precision, its weights may be in single
+    precision. The same holds for a module that fails in double precision.
 
     Args:
         module: a module, or one that calls a function (:class:`FunctionModule`).
-        z: codes in double precision, (2, ...), on the device of a function.
+        z: codes in double precision, (2, ...); for a function, on its device.
     """
     double = frozen(module, torch.float64, torch.device("cpu")).eval()
     calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
@@ -113,7 +113,7 @@ def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
 
 
 def as_called(module: nn.Module, z: Tensor) -> FunctionModule | None:
-    """The module as it is, in the first precision of codes that it takes, where its weights are; None if in none."""
+    """Wrap the unchanged module on its own device, in the first precision of codes that works; None if none does."""
     device = next((x.device for x in module.state_dict().values() if isinstance(x, Tensor)), z.device)
     own = replica(module).eval()
     called = (FunctionModule(own, dtype, device) for dtype, widened in _PRECISIONS if not widened)
@@ -121,7 +121,7 @@ def as_called(module: nn.Module, z: Tensor) -> FunctionModule | None:
 
 
 def _failure(module: nn.Module, z: Tensor) -> Exception | None:
-    """What the module raises for a batch of codes; None if it returns something."""
+    """Run the module on a batch of codes and return the exception that it raises, or None."""
     try:
         with torch.no_grad():
             module(z.clone())
@@ -134,12 +134,12 @@ def _failure(module: nn.Module, z: Tensor) -> Exception | None:
 
 
 def replica(module: nn.Module) -> nn.Module:
-    """A copy that shares the parameters of the module and has all else for itself."""
+    """Copy a module; the copy shares only its parameters."""
     return _copied(module, Tensor.clone, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def frozen(module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:
-    """A copy with converted tensors of its own; none of them requires a gradient. None converts nothing."""
+    """Copy a module with converted tensors, none of which requires a gradient; None keeps the dtype or device."""
 
     def convert(tensor: Tensor, copy: bool = False) -> Tensor:
         kind = dtype
@@ -147,7 +147,7 @@ def frozen(module: nn.Module, dtype: torch.dtype | None = None, device: torch.de
             kind = kind.to_complex() if tensor.is_complex() else None
         return tensor.to(dtype=kind, device=device, copy=copy)
 
-    # Tensors are converted as they are copied, those in attributes too; then what own copies of modules have left.
+    # Copying converts tensors, including those in attributes. _apply converts what modules with their own copy left.
     twin = _copied(module, lambda tensor: convert(tensor, copy=True), {})
     twin._apply(convert)  # type: ignore[no-untyped-call] # noqa: SLF001 -- complex too
     for parameter in twin.parameters():
@@ -167,14 +167,14 @@ def _copied(module: nn.Module, tensor: Callable[[Tensor], Tensor], made: dict[in
 
 
 class _Copying(TorchFunctionMode):
-    """Says how ``copy.deepcopy`` copies tensors. By itself it refuses those that were computed from parameters."""
+    """A mode that replaces how ``copy.deepcopy`` copies tensors, as it refuses tensors computed from parameters."""
 
     def __init__(self, tensor: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self._tensor = tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
+        """Run a PyTorch function, or copy a tensor in place of ``Tensor.__deepcopy__``."""
         if func is not Tensor.__deepcopy__:
             return func(*args, **(kwargs or {}))
         given, made = args
@@ -188,13 +188,13 @@ class _Copying(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class GeneratorCall:
-    """How a generator is called, and which of its outputs is used.
+    """The fixed inputs of a generator, and the selection of its outputs.
 
     Attributes:
         output: the name (attribute or key) or number of the output, or a function of the returned value; or a
-            dictionary of these by the name of the part of the output that each becomes.
+            dictionary from names of parts to these.
         inputs: further inputs by name, held fixed.
-        parts: the shapes of the named parts, once it was called. Copies of a module share them.
+        parts: the shapes of the named parts, known after the first call. Copies of a module share them.
     """
 
     output: Pick | Mapping[str, Pick] | None = None
@@ -206,7 +206,7 @@ class GeneratorCall:
 
     @classmethod
     def parse(cls, output: Output, inputs: Mapping[str, Any] | None = None) -> GeneratorCall:
-        """The arguments of :func:`unrelu.from_torch`, checked.
+        """Check the arguments of :func:`unrelu.from_torch` and make a call from them.
 
         Raises:
             OptionError: an argument has the wrong type or value.
@@ -230,21 +230,21 @@ class GeneratorCall:
 
 
 def _as_tensor(value: Any) -> Any:
-    """An array or tensor of numbers as a tensor of its own; anything else unchanged."""
+    """Copy an array or tensor of numbers to a new tensor; return anything else unchanged."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
 
 
 def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> nn.Module:
-    """What was passed as a module of the code alone that returns what is asked for; nothing is copied.
+    """Wrap a generator as a module that takes only the code and returns the selected output; nothing is copied.
 
     Args:
         given: a module, a bound method of one, or a function.
-        call: how it is called; None passes the code and takes what is returned.
+        call: its fixed inputs and selected outputs; None passes only the code and returns the result unchanged.
     """
     call = call or GeneratorCall()
-    given = getattr(given, "_torchdynamo_orig_callable", given)  # what torch.compile wraps
+    given = getattr(given, "_torchdynamo_orig_callable", given)  # the function inside torch.compile's wrapper
     code = _code_name(given, call)
     if isinstance(given, MethodType) and isinstance(given.__self__, nn.Module):
         return CalledModule(given.__self__, call, code, given.__func__)
@@ -253,7 +253,7 @@ def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> n
 
 
 def _code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
-    """The argument name of the code in a module or function; None if the code is its first input, or not known."""
+    """Find the argument name of the code in a module or function; None if it is the first argument or not known."""
     with suppress(TypeError, ValueError):  # builtin functions have no signature
         names = list(inspect.signature(given.forward if isinstance(given, nn.Module) else given).parameters)
         code = next((name for name in names if name not in call.inputs), None)
@@ -262,22 +262,22 @@ def _code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
 
 
 def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
-    if isinstance(body, fx.GraphModule):  # its own __call__ prints what it raises to standard error
+    if isinstance(body, fx.GraphModule):  # its own __call__ prints exceptions to standard error
         return nn.Module.__call__(body, *args, **named)
     return (body.function if isinstance(body, FunctionModule) else body)(*args, **named)
 
 
 class CalledModule(nn.Module):
-    """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
+    """A module from codes (B, ...) to one tensor (B, ...), which calls its body as a :class:`GeneratorCall` says.
 
     A tensor whose first axis is 1 is taken as a batch of one; any other tensor with axes is one entry of a batch. Both
     are repeated for every code. Numbers and other inputs are passed unchanged.
 
     Args:
         body: the module.
-        call: what is passed beside the code, and which output is used.
+        call: the inputs beside the code, and the selected outputs.
         code: the argument name of the code; None passes it as the first argument.
-        run: what calls it, ``run(body, z, **inputs)``.
+        run: the function that calls the module, ``run(body, z, **inputs)``.
     """
 
     def __init__(
@@ -288,13 +288,13 @@ class CalledModule(nn.Module):
         self.title, self.training = getattr(body, "title", type(body).__name__), False
 
     def forward(self, z: Tensor) -> Any:
-        """The chosen output."""
+        """Compute the selected output for codes."""
         codes, named = ((z,), {}) if self.code is None else ((), {self.code: z})
         held = {name: _rows(value, z) for name, value in self.call.inputs.items()}
         labels = {name: z.new_full((len(z),), n, dtype=torch.int64) for name, n in held.items() if type(n) is int}
         try:
             result = self.run(self.body, *codes, **named, **held)
-        except TypeError:  # an embedding takes no integer but a tensor of labels
+        except TypeError:  # an embedding needs a tensor of labels, not an integer
             if not labels:
                 raise
             result = self.run(self.body, *codes, **named, **held | labels)
@@ -307,7 +307,7 @@ class CalledModule(nn.Module):
 
 
 def _rows(value: Any, z: Tensor) -> Any:
-    """A tensor with axes as a row for each code, with the codes' precision; anything else unchanged."""
+    """Repeat a tensor with axes for each code, in the codes' precision; do not repeat anything else."""
     if not isinstance(value, Tensor):
         return value
     value = value.to(z) if value.is_floating_point() else value.to(z.device)
@@ -318,10 +318,10 @@ def _rows(value: Any, z: Tensor) -> Any:
 
 
 def concatenated(parts: Mapping[str, Any]) -> Any:
-    """Parts (B, ...) as one flat output, (B, n).
+    """Concatenate parts (B, ...) to one flat output, (B, n).
 
     Raises:
-        UnsupportedModelError: a part is not a tensor, or they have different numbers of entries in a batch.
+        UnsupportedModelError: a part is not a tensor, or the batch sizes of the parts differ.
     """
     for name, part in parts.items():
         if not isinstance(part, Tensor):
@@ -334,7 +334,7 @@ def concatenated(parts: Mapping[str, Any]) -> Any:
 
 
 def picked(result: Any, output: Pick | None) -> Any:
-    """One output of the value that a module returned; an UnsupportedModelError if it is not there."""
+    """Select one output from the value returned by a module; raise an UnsupportedModelError if it is missing."""
     if output is None:
         return result
     if not isinstance(output, str | int):
@@ -346,14 +346,14 @@ def picked(result: Any, output: Pick | None) -> Any:
 
 
 def described(result: Any) -> str:
-    """A structure of tensors in words, such as ``a DecoderOutput with 'sample' (2, 3, 8, 8)``."""
+    """Describe a structure of tensors in words, such as ``a DecoderOutput with 'sample' (2, 3, 8, 8)``."""
     name = type(result).__name__
     found = [f"{key!r} {tuple(value.shape)}" for key, value in outputs(result)[:_LISTED]]
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}" + (f" with {', '.join(found)}" if found else "")
 
 
 def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
-    """The floating-point tensors in a structure, by name or number."""
+    """List the floating-point tensors in a structure, by name or number."""
     if isinstance(result, Mapping):
         pairs: list[tuple[Any, Any]] = list(result.items())
     elif isinstance(result, Sequence) and not hasattr(result, "_fields"):

@@ -1,4 +1,4 @@
-"""A PyTorch module or function as an opaque generator, or a part of one, once a trial has shown that it works."""
+"""Make an opaque generator, or a part of one, from a PyTorch module or function after a trial that it works."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.streams import stream
 
-# Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
+# Outputs that should be equal may differ by this share of the largest: a module may use float32 inside.
 _SAME = 1e-5
-# For one of the steps, derivatives must agree with central differences up to this share of the largest. Long steps are
-# off by curvature and kinks, short steps by rounding.
+# Derivatives must agree with central differences for one of the steps, up to this share of the largest. Long steps have
+# errors from curvature and kinks, short steps from rounding.
 _CLOSE = 1e-3
 _STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
-# The memory of a gradient is measured where weights times coordinates are at least this number: PyTorch loads its
-# compiler for the meta device, which takes a second or more. Gradients of smaller generators take some 50 MB.
+# Measure the memory of a gradient only if weights times coordinates reach this number: for the meta device, PyTorch
+# loads its compiler, which takes a second or more. Gradients of smaller generators take some 50 MB.
 _LARGE = 10**9
-# The number of codes tried in turn, because a code may be next to a kink by chance, and the change of coordinates from
-# one to the next. Coordinates change apart: without biases, all multiples of a code are next to the same kinks.
+# How many codes are tried, since one may be close to a kink by chance, and the relative change of coordinates between
+# tries. Each coordinate changes by its own factor: without biases, multiples of a code are close to the same kinks.
 _TRIALS, _CHANGE = 4, 0.1
-# What to do about random numbers that a generator draws.
+# Advice for generators that draw random numbers.
 _FIX_DRAWS = (
     "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
     "module(z, noise). Of a module in training mode, call module.eval() first"
@@ -47,14 +47,14 @@ def opaque(
     module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None,
     domain: Bounds | None = None,
 ) -> OpaqueNetwork:  # fmt: skip
-    """The module as a generator that can only be evaluated and differentiated, tried at two codes by :func:`tried`.
+    """Make an opaque generator from a module after a trial at two codes by :func:`tried`.
 
     Args:
-        module: a module, of which a copy in double precision is tried, or a function, see
+        module: a module, which is copied to double precision, or a function; see
             :func:`~unrelu.opaque.torch_callables.evaluated`.
         latent_shape: shape of one code.
         reason: why it is not a chain of layers.
-        device: where a function is given its codes; None is the CPU.
+        device: the device of the codes passed to a function; None is the CPU.
         domain: see :class:`~unrelu.Generator`.
 
     Raises:
@@ -76,15 +76,15 @@ def opaque(
 
 
 def trial_codes(latent_shape: Shape, domain: Bounds | None = None) -> Tensor:
-    """Two codes, (2, *latent_shape), within the domain."""
+    """Draw two codes, (2, *latent_shape), within the domain."""
     z = stream("trial codes").standard_normal((1, int(np.prod(latent_shape))))
-    # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
+    # The codes have opposite signs, so a module that branches on the sum of a batch behaves differently for each alone.
     codes = np.concatenate([z, -0.7 * z])
     return torch.from_numpy(codes if domain is None else domain.trial()[0].of_normal(codes)).reshape(2, *latent_shape)
 
 
 def check_memory(module: nn.Module, codes: Tensor) -> None:
-    """Refuse a module whose gradient does not fit into the memory of this machine, by a HostError."""
+    """Raise a HostError if the gradient of a module does not fit into the memory of this machine."""
     if sum(p.numel() for p in module.parameters()) * codes[0].numel() < _LARGE:
         return
     needed, memory = gradient_memory(module, codes), total_memory(codes.device)
@@ -97,10 +97,10 @@ def check_memory(module: nn.Module, codes: Tensor) -> None:
 
 
 def gradient_memory(module: nn.Module, codes: Tensor) -> int:
-    """The bytes of a module's weights, and of what PyTorch keeps for the gradient at one code, in the codes' precision.
+    """Return the bytes of a module's weights plus the tensors that PyTorch saves for the gradient at one code.
 
-    The module runs on the meta device, where tensors have shapes but take no memory; 0 if it cannot be run there. What
-    does not depend on the code cancels in the difference between two codes and one.
+    The codes set the precision. The module runs on the meta device, where tensors have shapes but take no memory; the
+    result is 0 if it cannot run there. Tensors that do not depend on the code cancel in a difference.
     """
 
     def kept(meta: nn.Module, z: Tensor) -> int:
@@ -134,8 +134,8 @@ def tried(
         function: the module or function.
         z: two inputs for the trial.
         reason: why it is not a chain of layers.
-        lengths: factors of the entries of the directions for derivatives, (2, k) or one for all.
-        what: a word for messages.
+        lengths: scales of the entries of test directions for derivatives, (2, k) or one for all.
+        what: the word for the function in messages.
         domain: see :class:`~unrelu.Generator`.
 
     Raises:
@@ -155,7 +155,7 @@ def tried(
 
 
 def _consistent(module: nn.Module, z: Tensor, what: str) -> Tensor:
-    """Return the outputs, if they are the same each time and each depends on its own input only."""
+    """Return the outputs after a check that they are repeatable and that each depends only on its own input."""
     generator = torch.random.get_rng_state()
     x = _output(module, z, what)
     if not torch.equal(generator, torch.random.get_rng_state()):
@@ -170,7 +170,7 @@ def _consistent(module: nn.Module, z: Tensor, what: str) -> Tensor:
 
 
 def _output(module: Callable[[Tensor], Any], z: Tensor, what: str) -> Tensor:
-    """Return the module's output, if it is one finite real tensor with one entry for each input."""
+    """Return the module's output after a check that it is one finite real tensor with one entry per input."""
     shape = tuple(z.shape)
     try:
         with torch.no_grad():
@@ -201,7 +201,7 @@ def _output(module: Callable[[Tensor], Any], z: Tensor, what: str) -> Tensor:
 
 
 def raised(error: Exception, shape: Shape) -> str:
-    """A message for what the user's function raised; a TypeError may be a missing input."""
+    """Return a message for an error raised by the user's function; a TypeError may mean a missing input."""
     further = "; further inputs are held fixed by inputs={'name': tensor}" if isinstance(error, TypeError) else ""
     return f"for float64 inputs of shape {shape} it raises {type(error).__name__}: {error}{further}"
 
@@ -211,15 +211,15 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def longest(x: Array) -> Tensor:
-    """The two of the outputs (B, n) with the largest norms, for the trial of a function of outputs."""
+    """Return the two outputs with the largest norms from (B, n), for the trial of a function of outputs."""
     rows = torch.tensor(x)
     return rows[rows.norm(dim=1).argsort(descending=True)[:2]]
 
 
 def _width(module: nn.Module, z: Tensor) -> int:
-    """The size of the largest tensor that the module computes, for each code.
+    """Measure the size per code of the largest tensor that the module computes.
 
-    It is found from the difference between two batch sizes, in which tensors independent of the code cancel.
+    Sizes are compared between two batch sizes; tensors that do not depend on the code cancel in the difference.
     """
 
     def sizes(codes: Tensor) -> list[int]:
@@ -236,7 +236,7 @@ def _width(module: nn.Module, z: Tensor) -> int:
 
 
 def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
-    """The network with the differentiation mode that works, from the first of some codes that has no kink nearby."""
+    """Find the differentiation mode that works; try a few codes until one has no kink nearby."""
     rng = stream("trial changes")
     for _ in range(_TRIALS - 1):
         with suppress(UnsupportedModelError):
@@ -248,7 +248,7 @@ def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) 
 
 
 def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
-    """The same at codes z, by comparison with finite differences.
+    """Find the differentiation mode that works at codes z by comparison with finite differences.
 
     For directions d and weights v, forward mode gives J d, reverse mode gives J^T v, and v . J d = J^T v . d.
     """
@@ -288,7 +288,7 @@ def _agree(errors: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
-    """J^T v, (B, k): one code at a time, as a gradient needs the most memory."""
+    """Compute J^T v, (B, k), one code at a time, since gradients need the most memory."""
     try:
         with torch.enable_grad():
             codes = [row.clone().requires_grad_(True) for row in z.split(1)]
