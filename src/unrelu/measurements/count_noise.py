@@ -128,7 +128,7 @@ class CountNoise(Likelihood):
         return np.asarray(y.sum(axis=1))
 
     def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
-        """Check that observations are whole numbers from 0 to 2^53, and that outputs can be at least 0."""
+        """Check that observations are whole numbers from 0 to 2^53, and that bounded outputs are not below 0."""
         bad = np.argwhere((y < 0) | (y > _LARGEST) | (y != np.rint(y)))
         if len(bad):
             row, entry = map(int, bad[0])

@@ -38,7 +38,7 @@ class Fit:
     """The fits of a batch of observations, with everything that p-values need.
 
     Attributes:
-        residual: the value of :meth:`Noise.residuals`, (B, m); 0 at hidden entries, NaN for observations without a code.
+        residual: the value of :meth:`Noise.residuals`, (B, m); 0 at hidden entries, NaN if there is no code.
         mean: A G(z), (B, m).
         seen: which entries were observed, (B, m).
         used: u, the degrees of freedom that the fit used up, (B,).
@@ -292,7 +292,7 @@ class Likelihood(Noise, Loss):
         return self
 
     def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
-        """Check that observations (B, m) can have such noise, and that the range of outputs can contain their means.
+        """Check that observations (B, m) can have such noise, and that outputs in the range ``ends`` can be means.
 
         Raises:
             InputError: one of these is impossible.
@@ -370,7 +370,7 @@ class UnknownNoise(Noise):
 
 
 def parse_noise(given: object) -> Noise:
-    """Make a model from its text, such as "uniform:0.1" or "poisson"; None means unknown noise. A model is kept as it is.
+    """Make a model from its text, "uniform:0.1" or "poisson"; None means unknown noise. Models are returned unchanged.
 
     Raises:
         InputError: the model is unknown, or the level is out of range.

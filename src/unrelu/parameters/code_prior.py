@@ -143,7 +143,7 @@ class Normal:
             return np.where(self.proper, (z - self.mean) / self.std, 0.0)
 
     def plain(self) -> dict[str, Any]:
-        """Return mean and std for JSON, as numbers or lists; infinity is text. Resolve names by :meth:`of_names` first."""
+        """Return mean and std for JSON, as numbers or lists; infinity is text. Names need :meth:`of_names` first."""
         return {"mean": plain_numbers(self.mean), "std": plain_numbers(self.std)}
 
 

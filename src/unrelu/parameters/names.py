@@ -111,11 +111,8 @@ class Names:
     ) -> dict[int, Array]:
         """Read a dictionary by coordinate name or index: one finite number each, or a pair. Return values by index.
 
-        Values of a nuisance parameter are in its own units, and are converted to its coordinate.
-
-        Raises:
-            InputError: a value is beyond the ``ends``, (k,) each, or a name is unknown or occurs twice; the message
-                names the ``argument``.
+        Values of a nuisance parameter are in its own units, and are converted to its coordinate. An InputError names
+        the ``argument`` if a value is beyond the ``ends``, (k,) each, or a name is unknown or occurs twice.
         """
         if not isinstance(given, Mapping):
             raise InputError(
@@ -204,10 +201,7 @@ def plain_numbers(values: npt.ArrayLike) -> Any:
 
 
 def parameter_values(u: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
-    """Compute nuisance parameters from coordinates u (..., k).
-
-    ``low`` and ``high`` are the bounds of a parameter or, where ``normal`` is 1, its mean and standard deviation.
-    """
+    """Compute parameters from coordinates u (..., k). Where ``normal`` is 1, low and high are mean and deviation."""
     return np.where(normal == 1, low + high * u, low + (high - low) * special.ndtr(u))
 
 
