@@ -21,8 +21,8 @@ second order,
 .. math:: D(y, \hat\mu) - \kappa(\hat\mu) \approx \sum_j (d_j - \kappa_j) - c^T H x - x^T H x, \qquad
           \kappa_j = E d_j, \quad c_j = \operatorname{cov}(d_j, x_j) = \sqrt{V_j} \, \kappa_j'(\mu_j),
 
-The moments of this sum follow from those of single entries. The p-value is that of a gamma distribution with these
-three cumulants. For large means it is chi-square with m - u degrees of freedom.
+The moments of this sum follow from the moments of single entries. The p-value assumes a gamma distribution with these
+three cumulants. For large means, it is chi-square with m - u degrees of freedom.
 
 Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance), 2.5 (Fisher scoring) and 15.2
 (bias); McCullagh, "The conditional distribution of goodness-of-fit statistics for discrete data", J. American

@@ -334,11 +334,11 @@ class Likelihood(Noise, Loss):
         return np.full(len(y), float(y.shape[1]))
 
     def p_value(self, fit: Fit) -> Array:
-        r"""Estimate by simulation the probability that a deviance is at least as large, (B,).
+        r"""Estimate by simulation the probability that a deviance is at least as large as the fit's, (B,).
 
         Observations are drawn at the fitted means. A fit with u degrees of freedom reduces their deviance by
-        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value is that of a gamma distribution
-        with this mean and the fraction (m - u) / m of the variance.
+        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value assumes a gamma distribution with
+        this mean and the fraction (m - u) / m of the variance.
         """
         p, share = np.ones(len(fit.mean)), fit.left / np.maximum(fit.observed, 1)
         for i in np.flatnonzero(np.isfinite(fit.mean).all(axis=1)):

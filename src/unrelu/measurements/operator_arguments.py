@@ -318,7 +318,7 @@ def _masks(given: Any, output: Shape) -> WeightedOperator:
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """Read a deepinv LinearPhysics, whose A and A_adjoint take tensors (1, *output) of its type and device."""
+    """Read a deepinv LinearPhysics. Its A and A_adjoint take tensors (1, *output) of its type and device."""
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 

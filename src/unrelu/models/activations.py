@@ -38,7 +38,7 @@ _SOFTPLUS_END = 40.0
 
 @dataclass(frozen=True)
 class _Base:
-    """A base function b."""
+    """A base function b, with its derivative, inverse and range."""
 
     kind: int  # its number in compiled code
     value: Callable[[Tensor], Tensor]

@@ -116,7 +116,7 @@ class Conv(Step):
         )  # fmt: skip
 
     def then(self, step: Step, shape: Shape) -> Step | None:
-        """Merge a :class:`Scale` that follows, if it has one factor and one shift for each channel."""
+        """Merge a scale that follows, if it has one factor and one shift for each channel."""
         if not isinstance(step, Scale) or not step.by_channel(shape):
             return None
         scale, shift = (t.reshape(-1).broadcast_to(shape[:1]) for t in (step.scale, step.shift))

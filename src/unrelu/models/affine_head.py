@@ -49,7 +49,7 @@ class AffineHead(NamedTuple):
 
     @property
     def uniform(self) -> bool:
-        """Whether all outputs have one scale, so that A x' = s A x + A c for a matrix A."""
+        """Whether all outputs have one scale. For any matrix A, A x' is then s A x + A c."""
         return bool(np.ptp(self.scale, axis=1).max() <= _ALIKE * np.abs(self.scale).max())
 
 

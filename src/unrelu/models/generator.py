@@ -106,7 +106,7 @@ class Generator(ABC):
         """
         return Bounds.parse(stated, self.latent_shape, self.names, fixed, self.domain)
 
-    # --- what is kept with it -----------------------------------------------------------------------------------
+    # --- cached objects -----------------------------------------------------------------------------------------
 
     @cached_property
     def learned(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Generator(ABC):
 
     @property
     def plain(self) -> Generator:
-        """The generator without names, on which methods work."""
+        """The generator without names. Methods work on it."""
         return self
 
     @cached_property
@@ -272,7 +272,7 @@ class Generator(ABC):
 
     @property
     def large(self) -> bool:
-        """Whether a Jacobian, which is k forward passes, is expensive; counted, not timed."""
+        """Whether a Jacobian, which costs k forward passes, is expensive; counted, not timed."""
         return self.latent_dim * self.cost >= _LARGE
 
     @property

@@ -42,7 +42,7 @@ _DRAWING = 2**31
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Layer:
-    """x = phi(A h + b): one affine map and one activation.
+    """A layer x = phi(A h + b): one affine map and one activation.
 
     Attributes:
         affine: the map, from ``in_shape`` to ``out_shape``.

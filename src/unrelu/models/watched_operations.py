@@ -20,7 +20,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Spare PyTorch from loading its compiler, since nothing is compiled under this mode."""
+        """Return False: nothing is compiled under this mode, so PyTorch need not load its compiler."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

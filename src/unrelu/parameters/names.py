@@ -75,7 +75,7 @@ class Names:
         """Find a coordinate of the flattened code by its name or index.
 
         Raises:
-            InputError: there is no such coordinate; the message names the ``argument`` that asked for it.
+            InputError: there is no such coordinate; the message names the ``argument``.
         """
         known, k = [each for each in self.coordinate_names if each], self.latent_dim
         if isinstance(name, int | np.integer) and not isinstance(name, bool) and -k <= name < k:
