@@ -1,4 +1,4 @@
-"""An inversion problem: what was observed, and how a misfit is measured. All arguments are validated once, here."""
+"""An inversion problem: what was observed, and how the misfit is measured. All arguments are validated here, once."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from unrelu.thresholds import EXACT_FIT_TOLERANCE, OUT_OF_RANGE_TOLERANCE
 
 Jacobians = Callable[[], Iterator[tuple[Index, Array]]]
 
-# Squares and products of data and noise overflow if these are this many times larger than the generator's outputs.
+# Squares and products overflow if data or noise are this many times larger than the generator's outputs.
 _LARGEST = 1e100
-# Up to this exponent of two, numbers a million times smaller than the largest still have 53 binary digits.
+# For exponents of two up to this one, numbers a million times smaller than the largest still have 53 binary digits.
 _REPRESENTED = 940
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The problem to find z with A G(z) close to y.
+    """An inversion problem: find z with A G(z) close to y.
 
-    Build it with :meth:`build`. Inside, everything is a batch of flat vectors, codes included.
+    Build it with :meth:`build`. Internally, all arrays are batches of flat vectors, codes included.
 
     Attributes:
         network: G, without names.
@@ -62,17 +62,17 @@ class Problem:
         seed: seed of every random choice.
         bounds: bounds of the codes.
         control: time limit and callback.
-        units: the units that all of these are in, if they are not those of the user.
-        names: what the user's coordinates and parts of the output are called.
+        units: the working units of this problem; by default, the user's units.
+        names: the names of the user's coordinates and parts of the output.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss; None for a norm or a deviance.
-        learned: what searches have learned on the user's generator, see :attr:`~unrelu.Generator.learned`.
-        alike: a problem in working units whose generator is nearly the same. Its samples, and what is learned on it,
-            serve for this one; None for the own.
-        normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
-            working units it is N(0, I), or flat in some coordinates.
+        learned: what searches have learned about the user's generator, see :attr:`~unrelu.Generator.learned`.
+        alike: a problem in working units whose generator is nearly the same. This problem uses its samples and what is
+            learned on it. None if the problem uses its own.
+        normal: the prior distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the
+            noise. In working units, each coordinate has the prior N(0, 1) or a flat one.
 
-    If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
+    If the noise has a deviance, residuals are its signed square roots, and the l2 objective is the deviance.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -120,7 +120,7 @@ class Problem:
         callback: Callable[[Progress], Any] | None = None,
         scale: str | tuple[float, float] | Scaling | None = None,
     ) -> Problem:
-        """Check all arguments and make a problem; arguments and errors are those of :func:`unrelu.invert`."""
+        """Check all arguments and build a problem. Arguments and errors are as in :func:`unrelu.invert`."""
         box = as_generator(network).bounds(bounds, fixed)
         names, network = network.names, network.plain
         y, noise, operator = joined(names, y, noise, operator)
@@ -139,9 +139,9 @@ class Problem:
         return problem.whitened(normal)
 
     def whitened(self, normal: Normal | None = None) -> Problem:
-        """The problem with noise of one size, see :mod:`unrelu.measurements.whitening`; itself if it needs no change.
+        """Whiten the noise, see :mod:`unrelu.measurements.whitening`. Return ``self`` if nothing changes.
 
-        With a distribution of codes, of arrays (k,), it asks for the most probable code.
+        If ``normal``, a prior distribution with arrays (k,), is given, the problem asks for the most probable code.
         """
         problem = self
         if self.noise.entrywise:
@@ -162,22 +162,22 @@ class Problem:
 
     @property
     def stated(self) -> Problem:
-        """The problem as it was stated, before it was whitened."""
+        """The problem as it was stated, before whitening."""
         return self.given or self
 
     @property
     def loss(self) -> Loss | None:
-        """What is minimised in place of the sum of squares; None for norms."""
+        """The loss that is minimised in place of the sum of squares; None for norms."""
         return self.stated_loss or self.noise.likelihood
 
     @property
     def differentiable(self) -> bool:
-        """Whether descents minimise the objective itself; in l1 and linf, they minimise that of l2 first."""
+        """Whether descents minimise the objective itself. For l1 and linf, they minimise the l2 objective first."""
         return self.norm not in ("l1", "linf")
 
     @property
     def descent_norm(self) -> str:
-        """The norm of what methods by gradients minimise."""
+        """The norm that gradient-based methods minimise."""
         return self.norm if self.stated_loss else "l2"
 
     @property
@@ -191,9 +191,9 @@ class Problem:
         return float(self.units.scaled(value, power))
 
     def start(self, number: int = 0) -> Array:
-        """Starting codes (B, k), a fresh copy: z0, or a draw within the bounds for each observation from the seed.
+        """Return a new array of starting codes (B, k): z0, or codes drawn within the bounds from the seed.
 
-        Further starts have ``number`` above 0, and are always drawn.
+        Additional starts have ``number`` above 0, and are always drawn.
         """
         if self.z0 is not None and not number:
             return self.z0.copy()
@@ -202,13 +202,14 @@ class Problem:
 
     @flush_subnormals(False)
     def equilibrated(self) -> Problem:
-        """The problem in working units, see :mod:`unrelu.measurements.working_units`; itself if these are the user's.
+        """Convert the problem to working units, see :mod:`unrelu.measurements.working_units`.
 
-        Methods solve this problem, so their tolerances do not depend on units. What would overflow or vanish in it is
-        an :class:`~unrelu.errors.InputError`.
+        Methods solve the converted problem, so their tolerances do not depend on units. If the working units are the
+        user's, ``self`` is returned. Numbers that would overflow or underflow raise an
+        :class:`~unrelu.errors.InputError`.
         """
         latent = Coordinates.of(self.bounds, self.normal, self.prior)
-        # Data with a deviance, such as counts, have a fixed unit.
+        # Data that are compared by a deviance, such as counts, have a fixed unit.
         found = in_working_units(self.network, self.operator, latent, scaled=self.noise.likelihood is None)
         units, data = found.units, found.units.data
         noise = self.noise.times_power_of_two(data) if data else self.noise
@@ -230,7 +231,7 @@ class Problem:
         )  # fmt: skip
 
     def part(self, observations: Index, control: Control | None = None, z0: Array | None = None) -> Problem:
-        """The problem of some observations, with its own control if one is given; ``z0`` replaces the starts."""
+        """Restrict the problem to some observations. ``control`` and ``z0`` replace the present ones if given."""
         if z0 is None and self.z0 is not None:
             z0 = self.z0[observations]
         return replace(
@@ -240,11 +241,11 @@ class Problem:
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
-        """The residuals at codes (B, k), (B, m), see :meth:`residual_of`."""
+        """Compute the residuals, (B, m), at codes (B, k), see :meth:`residual_of`."""
         return self.residual_of(self.network.outputs(z))
 
     def residual_of(self, x: Array) -> Array:
-        """y - A x, (B, m), for outputs x (B, ...), or signed roots of deviances; 0 at hidden entries."""
+        """Compute y - A x, (B, m), for outputs x (B, ...), or signed roots of deviances; 0 at hidden entries."""
         return self._residual(self.mean_of(x))
 
     def _residual(self, mean: Array) -> Array:
@@ -252,21 +253,21 @@ class Problem:
         return r if self.noise.likelihood is None else np.where(self.operator.seen(len(r)), r, 0.0)
 
     def mean_of(self, x: Array) -> Array:
-        """A x, (B, m), for outputs x (B, ...)."""
+        """Compute A x, (B, m), for outputs x (B, ...)."""
         return self.operator.values(x.reshape(len(x), self.network.output_dim))
 
     def differences_of(self, x: Array) -> Array:
-        """y - A x, (B, m), for outputs x (B, ...), without whitening; 0 at hidden entries."""
+        """Compute y - A x, (B, m), for outputs x (B, ...), without whitening; 0 at hidden entries."""
         stated = self.stated
         r = stated.y - stated.mean_of(x)
         return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k), (B,), in the norm of the problem or another one, see :attr:`norm`."""
+        """Compute the objective, (B,), at codes (B, k), in the problem's norm or another one, see :attr:`norm`."""
         return self.objective_of(self.residual(z), z, norm)
 
     def objective_of(self, residual: Array, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k) with these residuals, (B, m)."""
+        """Compute the objective, (B,), at codes (B, k) with these residuals, (B, m)."""
         r, norm = np.abs(residual), norm or self.norm
         if norm == "linf":
             return np.asarray(r.max(axis=1))
@@ -278,7 +279,7 @@ class Problem:
             return misfit + self.prior * (t * t).sum(axis=1) if self.prior else misfit
 
     def _losses(self, mean: Array) -> Array:
-        """The Huber losses of measurements (B, m), (B,)."""
+        """Compute the Huber losses, (B,), for predicted measurements A G(z) = ``mean``, (B, m)."""
         assert self.stated_loss is not None
         y, seen = (torch.tensor(each, dtype=torch.float64) for each in (self.y, self.operator.seen(len(mean))))
         return self.stated_loss.total(y, torch.tensor(mean), seen).numpy()
@@ -287,7 +288,8 @@ class Problem:
     def tolerance(self) -> Array:
         """The largest residual of an exact fit as a fraction of max|y|, (B,): 1e-8, or 100 times single precision.
 
-        The latter if the network computes in it, or all entries of an observation are stored in it, some as fractions.
+        Single precision counts if the network computes in it, or if all entries of an observation are representable in
+        it and some are not integers.
         """
         single = 100 * torch.finfo(torch.float32).eps
         if self.network.dtype == torch.float32:
@@ -297,11 +299,11 @@ class Problem:
         return np.where(stored, single, EXACT_FIT_TOLERANCE)
 
     def fits_exactly(self, z: Array) -> Flags:
-        """Whether codes (B, k) fit exactly, (B,), see :meth:`is_exact`."""
+        """Check whether codes (B, k) fit exactly, (B,), see :meth:`is_exact`."""
         return self.is_exact(self.residual(z))
 
     def is_exact(self, residual: Array) -> Flags:
-        """Whether ``|r|_inf`` is at most :attr:`tolerance` times max|y|, (B,).
+        """Check whether ``|r|_inf`` is at most :attr:`tolerance` times max|y|, (B,).
 
         If all entries of y are 0, the limit is the rounding error of typical outputs.
         """
@@ -311,9 +313,9 @@ class Problem:
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
     def fit_of(self, x: Array, used: Array | None = None, jacobians: Jacobians | None = None) -> Fit:
-        """The :class:`~unrelu.measurements.noise.Fit` with outputs x (B, ...), which p-values are computed from.
+        """Make the :class:`~unrelu.measurements.noise.Fit` for outputs x (B, ...), from which p-values are computed.
 
-        ``used`` are the degrees of freedom that it used up, (B,); None for none.
+        ``used`` are the degrees of freedom that the fit used up, (B,); None means 0.
         """
         mean = self.mean_of(x)
         # The largest |y| may be an outlier; the size of outputs is not affected by outliers.
@@ -322,10 +324,10 @@ class Problem:
         return Fit(self._residual(mean), mean, self.operator.seen(len(mean)), used, size, self.weights, jacobians)
 
     def p_value(self, fit: Fit) -> Array:
-        """Goodness of fit under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
+        """Compute the p-values of fits under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
 
-        NaN if no noise was stated, and for an observation without a code. 0 for a code whose output is not finite. 1
-        for an exact fit if the noise is below the rounding errors of the data.
+        The p-value is NaN if no noise was stated, or if an observation has no code. It is 0 if the output of the code
+        is not finite. It is 1 for an exact fit if the noise is below the rounding errors of the data.
         """
         r = fit.residual
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -338,7 +340,7 @@ class Problem:
 
     @cached_property
     def energy(self) -> Array:
-        """The size of the objective for codes that explain nothing, (B,), see :meth:`Noise.energy`."""
+        """The size of the objective for a code that explains nothing, (B,), see :meth:`Noise.energy`."""
         if self.stated_loss is None:
             return self.noise.energy(self.y)
         x = self.network.typical_outputs[np.arange(self.size) % len(self.network.typical_outputs)]
@@ -347,15 +349,15 @@ class Problem:
 
     @cached_property
     def scale(self) -> Array:
-        """max|y| of every observation, (B,)."""
+        """The maximum of |y| for each observation, (B,)."""
         return np.asarray(np.abs(self.y).max(axis=1))
 
     @cached_property
     def looks_noiseless(self) -> Flags:
-        """Whether no entry shows noise, (B,): all are in the range of the output's activation, up to rounding.
+        """Whether an observation looks noiseless, (B,): all entries are in the last activation's range, up to rounding.
 
-        All False if that says nothing about noise: the range has no lower end, the layers are not known, A mixes
-        entries, or noise was stated.
+        All values are False if this range tells nothing about noise: it has no lower end, the layers are not known, A
+        mixes entries, or noise was stated.
         """
         if isinstance(self.network, Network) and self.operator.selects and not self.noise.noisy:
             low, high = self.network.layers[-1].activation.range
@@ -366,7 +368,7 @@ class Problem:
 
     @property
     def tells_level(self) -> bool:
-        """Whether least-squares residuals can estimate the noise level: none is stated, and there is no prior."""
+        """Whether least-squares residuals can estimate the noise level: no noise is stated, and there is no prior."""
         return not self.noise.stated and self.norm == "l2" and not self.prior
 
     @cached_property
@@ -376,7 +378,7 @@ class Problem:
 
     @cached_property
     def _typical(self) -> float:
-        """The size of A x for typical outputs x, to which rounding errors are relative."""
+        """The size of A x for typical outputs x. Rounding errors are relative to it."""
         x = self.network.typical_outputs
         if self.operator.linear:
             x = np.full((self.size, self.network.output_dim), self.network.typical_output)
@@ -386,7 +388,7 @@ class Problem:
 
 
 def _refuse_extremes(stated: Problem, working: Problem) -> None:
-    """Refuse problems whose squares overflow or underflow in working units."""
+    """Raise an InputError for problems whose squares overflow or underflow in working units."""
     data = working.units.data
     if abs(data) > _REPRESENTED:
         raise InputError(
@@ -412,9 +414,9 @@ def _refuse_extremes(stated: Problem, working: Problem) -> None:
 def problem_of(
     network: Generator, y: npt.ArrayLike, what: str, device: Any, progress: Any, callback: Any, **arguments: Any
 ) -> Iterator[Problem]:
-    """The problem of a front door, with the arguments of :func:`unrelu.invert`, as long as it is solved.
+    """Build the problem for a function such as :func:`unrelu.invert`, which takes the same arguments.
 
-    Around it are the settings of the process, and a bar that says ``what`` is done.
+    Within this context, the settings of the process apply, and a progress bar shows ``what`` is done.
     """
     place = placed(network, device)
     with reporting(progress, what, callback) as reported, computing(one_thread=small(place)):

@@ -1,4 +1,4 @@
-"""Outputs of a generator as a picture of integers shows them."""
+"""Measure a generator's outputs as a picture of integers shows them: clipped between black and white."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unrelu.runtime.array_types import Shape
 
 @dataclass(frozen=True, eq=False)
 class ClippedOperator(Operator):
-    r"""y = min(max(x, low), high): outputs as a picture shows them, between black and white.
+    r"""The measurement y = min(max(x, low), high): a picture clips outputs at black and white.
 
     Attributes:
         shape: the network's output shape.
@@ -35,9 +35,9 @@ class ClippedOperator(Operator):
 
     @classmethod
     def of(cls, inner: Operator, network: Generator, ends: tuple[float, float], room: float) -> Operator:
-        """What a picture with these values of black and white shows of the outputs that ``inner`` observes.
+        """Clip the outputs that ``inner`` observes at the values of black and white, ``ends``.
 
-        It is ``inner`` itself if it is a matrix, or if typical outputs exceed the ends by no more than ``room``.
+        Return ``inner`` itself if it is a matrix, or if typical outputs exceed the ends by at most ``room``.
         """
         (low, high), outputs = ends, network.typical_outputs
         if not inner.output_shaped or max(low - outputs.min(), outputs.max() - high) <= room:
@@ -53,5 +53,5 @@ class ClippedOperator(Operator):
         return self.forward(x), t * slopes[:, None, :]
 
     def saved(self) -> Arrays:
-        """See :meth:`Operator.saved`; with a mask that hides nothing."""
+        """Return the arrays for a file, with a mask that hides nothing, see :meth:`Operator.saved`."""
         return {"kept": np.ones(self.n, dtype=bool), "ends": np.array([self.low, self.high])}

@@ -1,4 +1,4 @@
-"""The error of an emulator, as a term of the noise, from simulations that it was not trained on."""
+"""Estimate the error of an emulator, as a term of the noise, from simulations that it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-# The fewest simulations, the parts that they are split into, and the least eigenvalue, where the mean is 1.
+# The fewest simulations, the number of folds that they are split into, and the least eigenvalue relative to the mean.
 _FEWEST, _FOLDS, _LEAST = 20, 10, 1e-9
 
 
@@ -27,19 +27,21 @@ def emulator_error(network: Generator, z: Any, x: Any, operator: Any = None) -> 
     r"""Measure the error of an emulator G as a term of the noise, N(0, C), from simulations that it has not seen.
 
     With ``noise=unrelu.Gaussian(sigma) + unrelu.emulator_error(net, z, x)``, a small p-value says that the data do not
-    fit the simulator. Without this term, it may also be the emulator that does not. C is the second moment of the N
-    differences :math:`r = A x - A G(z)`. It is not centred, so a bias counts. Its small eigenvalues would be too small,
-    and 0 for N below m. So each is what other simulations have along its eigenvector (cross-validation, in F folds):
+    fit the simulator. Without this term, the error of the emulator may also make it small. C estimates the second
+    moment of the N differences :math:`r = A x - A G(z)`. The moment is not centred, so it includes a bias. Its small
+    eigenvalues would be too small, and 0 for N below m. They are therefore estimated by cross-validation in F folds:
+    each is the mean square of other simulations along its eigenvector:
 
     .. math:: C = D \Bigl( \sum_{f=1}^F \frac{N_f}{N} \, U_f \, \mathrm{diag}(U_f^T S_f U_f) \, U_f^T + 10^{-9} I
         \Bigr) D
 
-    D are the root mean squares of the entries. :math:`S_f` is the second moment of :math:`D^{-1} r` in fold f, and
-    :math:`U_f` are the eigenvectors of that in the other folds; all that are beyond their number share an eigenvalue.
+    D contains the root mean squares of the entries. :math:`S_f` is the second moment of :math:`D^{-1} r` in fold f, and
+    :math:`U_f` are the eigenvectors of the second moment in the other folds. Directions orthogonal to them share one
+    eigenvalue.
 
     Args:
         network: G.
-        z: the codes of the simulations, (N, \*latent_shape), at least 20, distributed as the answers are expected.
+        z: the codes of the simulations, (N, \*latent_shape), at least 20, distributed like the expected solutions.
         x: the simulator's outputs without noise, (N, \*output_shape) or (N, n), or a dictionary of the measured parts.
         operator: A, as for :func:`unrelu.invert`, the same for all. Hidden entries get a variance that has no effect.
 
@@ -84,7 +86,7 @@ def emulator_error(network: Generator, z: Any, x: Any, operator: Any = None) -> 
 
 
 def _whole(names: Names, x: Any, operator: Any) -> tuple[Array, Any]:
-    """Outputs and operator of the whole output, also where these are given by part."""
+    """Return x and the operator for the whole output, also if they are given by part."""
     if not isinstance(operator, Mapping):
         outputs, _, operator = joined(names, x, None, operator, "x")
         return numbers(outputs, "x"), operator
@@ -96,7 +98,7 @@ def _whole(names: Names, x: Any, operator: Any) -> tuple[Array, Any]:
 
 
 def _second_moment(r: Array) -> Array:
-    """C, for differences (N, m); an entry that never differs has the least root mean square of the others."""
+    """Compute C from differences (N, m). An entry that never differs gets the least root mean square of the others."""
     size = np.sqrt(np.square(r).mean(axis=0))
     size = np.where(size > 0, size, size[size > 0].min())
     s, (count, m) = r / size, r.shape

@@ -16,9 +16,10 @@ from unrelu.models.generator import read_only
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags, Index
 
-# If the stated noise leaves so small a residual more rarely than this, it is smaller than stated or in another unit.
+# The noise is classified as smaller than stated, or stated in another unit, if it leaves such a small residual with a
+# lower probability than this.
 _ONE_OF_A_MILLION = 1e-6
-# An entry is an outlier if it is off by more than this fraction of the size of outputs.
+# An entry is an outlier if its residual exceeds this fraction of the size of outputs.
 _OUTLIER = 1e-6
 # The most entries of an observation that may have a covariance matrix: 128 MiB.
 CORRELATED = 4096
@@ -26,7 +27,7 @@ CORRELATED = 4096
 
 @dataclass(frozen=True, eq=False)
 class SizedNoise(Noise):
-    """Errors of a size: the level is a number, or an array with one for each entry, infinite where nothing is known."""
+    """Noise of a given size. The level is a number, or an array with one per entry, infinite for unknown entries."""
 
     def __post_init__(self) -> None:
         if np.ndim(self.level):
@@ -36,10 +37,10 @@ class SizedNoise(Noise):
         self._set(size=float(np.max(self.level, where=np.isfinite(self.level), initial=0.0)))
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
-        """See :meth:`Noise.spread`.
+        """Return the size of the error of every entry, see :meth:`Noise.spread`.
 
         Raises:
-            InputError: the level has neither the shape of one observation nor of all of them.
+            InputError: the level has neither the shape of one observation nor of all observations.
         """
         m, given = math.prod(observation), np.shape(self.level)
         if not given:
@@ -54,7 +55,7 @@ class SizedNoise(Noise):
         )
 
     def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e; a size that underflows becomes the smallest positive number."""
+        """Return the model of 2^exponent e. A size that underflows becomes the smallest positive number."""
         with np.errstate(over="ignore", under="ignore"):
             return replace(self, level=float(np.ldexp(self.level, exponent)) or self.noisy * math.ulp(0.0))
 
@@ -63,7 +64,7 @@ class SizedNoise(Noise):
         return self if shared else replace(self, level=self.level[observations])
 
     def _errors(self, standard: Array) -> Array:
-        """Errors of the sizes of entries, (B, m), from those of size 1; 0 where the size is infinite."""
+        """Scale standard errors, (B, m), to the sizes of the entries; 0 where the size is infinite."""
         level = np.reshape(self.level, (-1, standard.shape[1])) if self.entrywise else self.level
         return np.where(np.isfinite(level), level, 0.0) * standard
 
@@ -76,8 +77,8 @@ class Uniform(SizedNoise):
     :math:`|r_j| \le A_j` for all j, else 0.
 
     Args:
-        level: A, in units of y: a number, or an array of the shape of one observation or of all of them. It is infinite
-            for entries about which nothing is known.
+        level: A, in units of y: a number, or an array with the shape of one observation or of all observations. It is
+            infinite for entries about which nothing is known.
 
     Raises:
         InputError: A is not a finite number of at least 0, or not an array of numbers above 0.
@@ -96,11 +97,11 @@ class Uniform(SizedNoise):
         self._set(bound=self.size, ceiling=self.size, mean_square=1 / 3 * (self.size * self.size))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Errors U(-A, A)."""
+        """Add errors U(-A, A)."""
         return clean + self._errors(rng.uniform(-1.0, 1.0, clean.shape))
 
     def p_value(self, fit: Fit) -> Array:
-        """1 if all residuals are at most A, else 0."""
+        """Return 1 if all residuals are at most A, else 0."""
         return np.where(np.abs(fit.residual).max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
 
@@ -111,20 +112,20 @@ class Gaussian(SizedNoise):
     If S is an array, observations and the rows of A are divided by it: :math:`y_j / S_j`. With a covariance
     :math:`C = L L^T` they are multiplied by :math:`L^{-1}` (generalised least squares). The objective is then
     :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance. An array whose
-    finite entries are all the same counts as one number S. The objective is then :math:`|r|_2^2`, and a ``prior``
-    weighs :math:`1 / S^2` times as much beside it.
+    finite entries are all the same counts as one number S. The objective is then :math:`|r|_2^2`, and the relative
+    weight of a ``prior`` is larger by the factor :math:`1 / S^2`.
 
     The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit uses up u
-    of the m degrees of freedom of the noise. If it uses up all of them, the fit cannot be tested. The p-value then says
-    whether the noise of the true code could be as large: u = 0. The p-value of a result also tests the shape of the
-    residual (:mod:`unrelu.diagnostics._goodness_of_fit`).
+    of the m degrees of freedom of the noise. If it uses up all of them, the fit cannot be tested. With u = 0, the
+    p-value then says whether the noise at the true code could be as large. The p-value of a result also tests the shape
+    of the residual (:mod:`unrelu.diagnostics._goodness_of_fit`).
 
-    The sum of two models is that of the sum of independent errors: variances and covariances add. Terms are numbers,
-    arrays and covariances; :func:`unrelu.emulator_error` is one.
+    The sum of two models describes the sum of independent errors: variances and covariances add. Terms may be numbers,
+    arrays and covariances, such as the result of :func:`unrelu.emulator_error`.
 
     Args:
-        level: S, the standard deviation, in units of y: a number, or an array of the shape of one observation or of all
-            of them. It is infinite for entries about which nothing is known.
+        level: S, the standard deviation, in units of y: a number, or an array with the shape of one observation or of
+            all observations. It is infinite for entries about which nothing is known.
         covariance: C in place of S, (m, m), the same for all observations: an array, a sparse matrix or a SciPy or
             PyLops ``LinearOperator``, which is made dense; symmetric and positive definite, at most 4096 x 4096.
 
@@ -171,7 +172,7 @@ class Gaussian(SizedNoise):
         return f"{type(self).__name__}({known})"
 
     def __add__(self, other: object) -> Noise:
-        """The model of the sum of independent errors; InputError for other models, or shapes that do not agree."""
+        """Return the model of the sum of independent errors; InputError for other models or mismatched shapes."""
         if not type(self) is type(other) is Gaussian:
             return super().__add__(other)
         for term in (self, other):
@@ -185,7 +186,7 @@ class Gaussian(SizedNoise):
         return Gaussian(np.hypot(few, many))
 
     def _matrix(self, m: int) -> Array:
-        """The covariance of m entries, (m, m)."""
+        """Return the covariance of m entries, (m, m)."""
         known = self.covariance if self.level is None else np.ravel(self.level)
         if len(known) not in ((m,) if self.level is None else (1, m)) or not np.isfinite(known).all():
             raise InputError(
@@ -198,7 +199,7 @@ class Gaussian(SizedNoise):
         return self.factor
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
-        """The standard deviation of every entry, see :meth:`Noise.spread`."""
+        """Return the standard deviation of every entry, see :meth:`Noise.spread`."""
         if self.covariance is None:
             return super().spread(observation, size)
         if len(self.covariance) != (m := math.prod(observation)):
@@ -208,20 +209,20 @@ class Gaussian(SizedNoise):
         return np.sqrt(np.diag(self.covariance))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Errors N(0, S^2) or N(0, C)."""
+        """Add errors N(0, S^2) or N(0, C)."""
         standard = rng.standard_normal(clean.shape)
         return clean + (self._errors(standard) if self.factor is None else standard @ self.factor.T)
 
     def _squares(self, fit: Fit) -> Array:
-        """chi^2, (B,)."""
+        """Compute chi^2, (B,)."""
         return np.asarray(np.square(fit.residual / self.level).sum(axis=1))
 
     def p_value(self, fit: Fit) -> Array:
-        """The p-value of chi-square with m - u degrees of freedom."""
+        """Compute the p-value of chi-square with m - u degrees of freedom."""
         return np.asarray(chdtrc(fit.left, self._squares(fit)))
 
     def too_large_for(self, fit: Fit) -> Flags:
-        """See :meth:`Noise.too_large_for`; False for a fit that uses up half of the entries or more."""
+        """Test as :meth:`Noise.too_large_for` does; False if the fit uses up half of the entries or more."""
         left = fit.observed - fit.used
         with np.errstate(over="ignore", invalid="ignore"):
             small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
@@ -230,19 +231,20 @@ class Gaussian(SizedNoise):
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
-    r"""Rounding errors of at most A: a grey level for a picture, 1/255 of the range for one of 8 bits.
+    r"""Rounding errors of at most A. For a picture, A is one grey level, which is 1/255 of the range for 8 bits.
 
-    A picture does not say whether its values were rounded or truncated: some programs leave half a level, some a whole
-    one. How the errors are distributed depends on the picture: an even background has the same error everywhere. The
-    objective is :math:`|r|_2^2`. The p-value is that of Gaussian errors with the standard deviation A, the largest root
-    mean square that the errors can have. It is near 1 for most pictures. The shape of the residual is not tested.
+    A picture does not say whether its values were rounded or truncated: the error is half a level in some programs, and
+    a whole one in others. The distribution of the errors depends on the picture: an even background has the same error
+    everywhere. The objective is :math:`|r|_2^2`. The p-value assumes Gaussian errors with the standard deviation A,
+    the largest possible root mean square of the errors. It is near 1 for most pictures. The shape of the residual is
+    not tested.
 
-    ``noise=None`` means this model where y tells its rounding: integers of 8 or 16 bits that ``scale`` maps to the
-    range of the generator's outputs; or numbers of half precision or bfloat16, for a module that computes in it.
+    ``noise=None`` selects this model if the rounding follows from y: integers of 8 or 16 bits that ``scale`` maps to
+    the range of the generator's outputs; or half precision or bfloat16 numbers, for a module that computes in it.
 
     Args:
         level: A, in units of y.
-        note: what messages say about it, if y told the rounding; empty if it was stated.
+        note: what messages say about the noise, if the rounding was inferred from y; empty if it was stated.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -258,7 +260,7 @@ class RoundingNoise(Gaussian):
 
     @classmethod
     def told(cls, level: float, made_of: str) -> RoundingNoise:
-        """The rounding that y tells, which is made of such numbers, in the user's units."""
+        """Make the model of rounding errors that were inferred from y, in the user's units. ``made_of`` describes y."""
         return cls(
             level,
             note=f"; noise= was not passed, so the noise is what y tells, the rounding of {made_of}, "
@@ -270,8 +272,8 @@ class RoundingNoise(Gaussian):
 class Outliers(Noise):
     r"""A fraction P of the entries is arbitrarily wrong; the others are exact.
 
-    The p-value is :math:`P(\mathrm{Binomial}(m, P) \ge t)`, where t entries are off by more than 1e-6 of the size of
-    outputs.
+    The p-value is :math:`P(\mathrm{Binomial}(m, P) \ge t)`, where t is the number of entries whose residuals exceed
+    1e-6 of the size of outputs.
 
     Args:
         level: P, at least 0 and below 1.
@@ -295,7 +297,7 @@ class Outliers(Noise):
         self._set(outliers=self.level)
 
     def p_value(self, fit: Fit) -> Array:
-        """The p-value of the number of entries that are off."""
+        """Compute the p-value of the number of outliers."""
         outliers = (np.abs(fit.residual) > _OUTLIER * fit.scale[:, None]).sum(axis=1)
         return np.asarray(bdtrc(outliers - 1.0, fit.observed, self.level))
 
@@ -304,7 +306,7 @@ def _sizes(level: Any, name: str) -> Array:
     """Return a read-only copy of an array of numbers above 0, which may be infinite.
 
     Raises:
-        InputError: they are not.
+        InputError: an entry is not above 0.
     """
     array = read_only(numbers(level, f"noise={name}"))
     bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
@@ -321,7 +323,7 @@ def _covariance(given: Any) -> Array:
     """Return a covariance as a read-only dense array.
 
     Raises:
-        InputError: it is not square, too large, not finite or not symmetric.
+        InputError: the covariance is not square, too large, not finite or not symmetric.
     """
     shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
@@ -348,8 +350,9 @@ def _covariance(given: Any) -> Array:
 
 
 def _factored(covariance: Array) -> Array:
-    """L, read-only, for the covariance L L^T."""
-    # The square of a weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
+    """Compute the Cholesky factor L of the covariance L L^T, read-only."""
+    # The square of a weight 1 / L_jj must not overflow in double precision. The ratio of a weight to the least weight
+    # must not overflow in single precision.
     tiny, least = np.finfo(np.float32).tiny, float(np.finfo(np.float64).tiny) ** 0.5
     try:
         factor = read_only(np.linalg.cholesky(covariance))

@@ -1,14 +1,14 @@
-r"""A network and its measurement as one chain of layers, whose outputs are the observed entries.
+r"""Fold a measurement into a network: one chain of layers whose outputs are the observed entries.
 
-**The last layer phi(W h + b) and A together** often are a single layer whose whole output is observed:
+**The last layer phi(W h + b) and A together** are often a single layer whose whole output is observed:
 
-- A selects outputs (all, those of a mask, or rows with a single 1) by a matrix S: it is the layer of the selected
-  rows, since S phi(W h + b) = phi(S W h + S b).
-- phi is the identity: it is the layer A (W h + b) = (A W) h + A b, for any A.
-- A mixes outputs of another phi: it is not one layer. A linear layer with matrix A follows the last one. Layer methods
-  cannot invert it; proofs can use it.
-- A weights what it selects, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (not a sigmoid or
-  tanh): it is the layer of rows S W and biases S b, multiplied by the weights.
+- A selects outputs (all, by a mask, or by rows with a single 1) with a matrix S. The single layer consists of the
+  selected rows, since S phi(W h + b) = phi(S W h + S b).
+- phi is the identity. The single layer is A (W h + b) = (A W) h + A b, for any A.
+- A mixes outputs, and phi is not the identity. There is no single layer: a linear layer with matrix A follows the last
+  one. Layer methods cannot invert it; proofs can use it.
+- A selects and weights outputs, as for noise of different sizes, and phi(s u) = s phi(u) for s > 0 (not a sigmoid or
+  tanh). The single layer has the rows S W and the biases S b, multiplied by the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unrelu.runtime.array_types import Array, Index
 
 
 def is_one_layer(network: Generator, operator: Operator) -> bool:
-    """Whether the last layer and A together are a single layer (see the top of this module)."""
+    """Check whether the last layer and A together are a single layer (see the top of this module)."""
     last = network.layers[-1].activation if isinstance(network, Network) else None
     if not operator.linear or (last is not None and last.linear):
         return operator.linear
@@ -37,20 +37,20 @@ def is_one_layer(network: Generator, operator: Operator) -> bool:
 
 
 def observed_outputs(operator: Operator, y: Array) -> list[tuple[OutputIndex, Array]] | None:
-    """For each of the observations (B, m), the outputs that it shows and their values; None if A mixes outputs.
+    """Return the observed outputs and their values for each observation (B, m); None if A mixes outputs.
 
-    Observations that show the same outputs share one index object.
+    Observations of the same outputs share one index object.
     """
     chosen, seen = operator.selection(), operator.seen(len(y))
     if chosen is None or seen.all():
         return None if chosen is None else [(chosen, row) for row in y]
-    shared = None if operator.count else np.flatnonzero(seen[0])  # a mask, of which an entry is the output of its place
+    shared = None if operator.count else np.flatnonzero(seen[0])  # for a mask, entry j is output j
     rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
     return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
 
 
 class FoldedLayer(NamedTuple):
-    """x = w phi(W h + b): W (n_out, n_in), dense or sparse, b (n_out,), and the weights w (n_out,), if any."""
+    """A layer x = w phi(W h + b): W (n_out, n_in), dense or sparse, b (n_out,), and the weights w (n_out,), if any."""
 
     matrix: Array | sparse.csr_array
     bias: Array
@@ -58,7 +58,7 @@ class FoldedLayer(NamedTuple):
     weight: Array | None = None
 
     def outputs(self, index: Index | slice) -> FoldedLayer:
-        """The layer with only some of its outputs, without weights."""
+        """Restrict the layer to some of its outputs, without weights."""
         if isinstance(index, slice) and index == slice(None):
             return self._replace(weight=None)
         return FoldedLayer(self.matrix[index], self.bias[index], self.activation.of(index))
@@ -70,25 +70,25 @@ class FoldedLayer(NamedTuple):
 
 
 class FoldedChain:
-    r"""The layers of A G, for each of the observations y (B, m).
+    r"""The layers of A G for each observation y (B, m).
 
-    Where A picks outputs, the last layer is restricted to them. Otherwise A follows as one more layer without an
+    If A selects outputs, the last layer is restricted to them. Otherwise A follows as one more layer without an
     activation. If the last layer has no activation either, A is multiplied into it, unless ``exact``: the product is
-    rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which stated noise gives,
-    multiply the outputs of the last layer.
+    rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which follow from stated
+    noise, multiply the outputs of the last layer.
 
-    Affine heads may follow the layers. A matrix A passes through heads that scale all outputs alike.
+    Affine heads may follow the layers. A matrix A can be applied before heads that scale all outputs alike.
 
     Attributes:
-        layers: the layers whose outputs are all that A takes in, or gives out if it mixes outputs; without weights.
-        heads: the heads behind them, of the same outputs.
-        alike: whether all observations that show the same entries have the same weights.
+        layers: the layers up to the inputs of A, or up to its outputs if A mixes outputs; without weights.
+        heads: the affine heads after these layers, for the same outputs.
+        alike: whether all observations of the same entries have the same weights.
 
     Args:
-        network, operator: G and A, which is linear.
+        network, operator: G and a linear A.
         y: the observations, (B, m).
         exact: whether no number may be rounded.
-        heads: affine heads behind G, first to last; uniform if A mixes outputs.
+        heads: affine heads after G, first to last; uniform if A mixes outputs.
     """
 
     def __init__(
@@ -116,11 +116,14 @@ class FoldedChain:
         self.alike = weights is None or not operator.count
 
     def entries(self, i: int) -> OutputIndex | None:
-        """What observation ``i`` shows of the last layer; None for all. Observations that show the same share it."""
+        """Return the outputs of the last layer that observation ``i`` shows; None for all.
+
+        Observations of the same outputs share one index object.
+        """
         return None if self._shown is None else self._shown[i][0]
 
     def of(self, i: int) -> tuple[list[FoldedLayer], Array]:
-        """The layers whose outputs are the entries of observation ``i``, and the observation."""
+        """Return the layers whose outputs are the entries of observation ``i``, and the observation."""
         last, y = self.layers[-1], self._y[i]
         if self._shown is not None:
             index, y = self._shown[i]
@@ -132,7 +135,7 @@ class FoldedChain:
         return [*self.layers[:-1], last], y
 
     def heads_of(self, i: int) -> list[AffineHead]:
-        """The heads behind those layers."""
+        """Return the affine heads after the layers of observation ``i``."""
         index, weight = self.entries(i), 1.0 if self._weights is None else self._weights[i]
         heads = self.heads if index is None else [head.outputs(index) for head in self.heads]
         return [head._replace(offset=weight * head.offset) for head in heads]

@@ -1,21 +1,21 @@
 r"""Observations, noise and operators by part, for a generator whose output consists of named parts.
 
-An emulator with several heads returns several summaries, and each is measured with errors of its own. Its output is the
-vector of its parts :math:`x_p`, one after the other (:meth:`unrelu.Generator.with_parts`). What is known of them is
-given in dictionaries by name:
+An emulator with several heads returns several summaries, and each is measured with its own errors. The output is the
+vector of its parts :math:`x_p`, one after the other (:meth:`unrelu.Generator.with_parts`). Dictionaries state by name
+what was measured:
 
 .. math:: y_p = A_p x_p + e_p
 
 - Parts that y leaves out are not observed.
 - The noise of a part is a standard deviation (a number or an array), a text such as "uniform:0.1", or a model. All
   parts have :class:`~unrelu.Gaussian` noise, or all have :class:`~unrelu.Uniform` noise. Errors of different parts are
-  independent. A model or text that is not in a dictionary is that of all observed entries, in the order of the parts,
-  as a covariance across parts, ``Gaussian(covariance=C)``.
-- The operator of a part is a mask or a matrix. Parts without one are observed as they are.
+  independent. A model or text outside a dictionary applies to all observed entries, in the order of the parts. An
+  example is a covariance across parts, ``Gaussian(covariance=C)``.
+- The operator of a part is a mask or a matrix. Parts without an operator are observed as they are.
 
-One observation, one model of noise and one operator of the whole output are made of these. If operators are masks, y
-has all entries of the output, some of them hidden. Otherwise, or with a covariance of the measured entries alone, y has
-the entries that were measured.
+The dictionaries are joined into one observation, one noise model and one operator for the whole output. If operators
+are masks, y has all entries of the output, some of them hidden. Otherwise, or if a covariance has only the measured
+entries, y has the entries that were measured.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from unrelu.runtime.words import nearest
 
 
 class _Part(NamedTuple):
-    """What was measured of one part: A_p, y_p (B, m), whether it has no batch axis, and which entries are observed."""
+    """The measurement of one part: A_p, y_p (B, m), whether y_p has no batch axis, and which entries are observed."""
 
     operator: Operator
     values: Array
@@ -48,14 +48,14 @@ class _Part(NamedTuple):
 
 
 def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y") -> tuple[Any, Any, Any]:
-    """Make y, noise and operator of the whole output from those that are given by part; others stay as they are.
+    """Join y, noise and operator that are given by part for the whole output. Other arguments stay as they are.
 
     ``argument`` is the name of y in messages.
 
     Raises:
-        InputError: the output has no named parts, a name is unknown, a part has another shape, parts have different
-            numbers of observations, noise is missing, or given for a part that is not observed, or cannot be combined,
-            or the operator of a part is no mask or matrix.
+        InputError: the output has no named parts; a name is unknown; a part has another shape; parts have different
+            numbers of observations; noise is missing, is given for a part that is not observed, or cannot be combined;
+            or the operator of a part is not a mask or matrix.
     """
     if not any(isinstance(given, Mapping) for given in (y, noise, operator)):
         return y, noise, operator
@@ -91,7 +91,7 @@ def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y")
 
 
 def _parts(names: Names, y: Mapping[Any, Any], operator: Any, argument: str) -> dict[str, _Part]:
-    """What was measured, by part, in the order of the output."""
+    """Read the measurement of each part, in the order of the output."""
     if operator is not None and not isinstance(operator, Mapping):
         raise InputError(
             f"{argument} is given by part, so operator= must be a dictionary of masks and matrices by part, too"
@@ -112,7 +112,7 @@ def _parts(names: Names, y: Mapping[Any, Any], operator: Any, argument: str) -> 
 
 
 def _named(given: Mapping[Any, Any], parts: Mapping[str, Any], argument: str) -> dict[str, Any]:
-    """The entries by the names of parts, which may be numbers of outputs."""
+    """Check that all names in a dictionary are parts, and convert names to text: they may be indices of outputs."""
     named = {str(name): value for name, value in given.items()}
     if unknown := [name for name in named if name not in parts]:
         raise InputError(
@@ -141,7 +141,7 @@ def _measured(name: str, shape: Shape, y: Any, operator: Any, argument: str = "y
 
 
 def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, size: int) -> Noise:
-    """The model of the errors of the kept entries, which are independent from part to part."""
+    """Make the noise model for the kept entries. Errors of different parts are independent."""
     named, observed = _named(given, parts, "noise"), [name for name, part in parts.items() if part.seen.any()]
     if set(named) != set(observed):
         raise InputError(
@@ -167,7 +167,7 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
         return noise
     if several:
         raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
-    # Hidden entries need some variance, on which nothing depends.
+    # Hidden entries need some variance; it has no effect.
     seen = np.concatenate([part.seen for part in parts.values()])
     variances = np.where(seen, levels, levels[seen].max()) ** 2
     own = np.split(variances, np.cumsum([part.operator.m for part in parts.values()])[:-1])

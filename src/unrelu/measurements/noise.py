@@ -1,7 +1,8 @@
-"""Models of the noise e in y = A G(z*) + e, and ``noise=`` as users pass it.
+"""Models of the noise e in y = A G(z*) + e, and reading ``noise=``.
 
-Each model is a class: :class:`Noise` compares y and A G(z) in a norm, :class:`Likelihood` by a deviance. All that
-depends on the model is in its class: objective, draws, p-value and text. A class registers itself by its ``name``.
+Each model is a class. :class:`Noise` compares y and A G(z) in a norm, :class:`Likelihood` by a deviance. The class
+contains everything that depends on the model: objective, draws, p-value and text. A class registers itself by its
+``name``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
-# The least deviance of an entry is 0, up to this rounding; means beyond the limit are those of diverged codes.
+# The least deviance of an entry is 0, up to this rounding. Means beyond the limit come from diverged codes.
 _ROUNDING, _LARGEST_MEAN = 1e-6, 1e100
-# Simulated observations from which the distribution of a deviance is estimated.
+# The number of simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
 # The models by name.
 MODELS: dict[str, type[Noise]] = {}
@@ -34,17 +35,18 @@ MODELS: dict[str, type[Noise]] = {}
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The fits of a batch, with everything that p-values need.
+    """The fits of a batch of observations, with everything that p-values need.
 
     Attributes:
-        residual: the value of :meth:`Noise.residuals`, (B, m); 0 at hidden entries, NaN without a code.
+        residual: the value of :meth:`Noise.residuals`, (B, m); 0 at hidden entries, NaN if there is no code.
         mean: A G(z), (B, m).
         seen: which entries were observed, (B, m).
         used: u, the degrees of freedom that the fit used up, (B,).
-        scale: the size of entries without noise, (B,). It must be robust: an outlier in it would hide itself.
-        prior: the weights of the squares of the coordinates in the fit, (k,), or one weight.
+        scale: the size of entries without noise, (B,). It must be robust: if outliers increased it, they would not be
+            recognised.
+        prior: the weights of the squared coordinates in the fit, (k,), or one weight.
         jacobians: yields Jacobians of A G, for some observations at a time: their indices, (b,), and the derivatives
-            along the directions that the fit used, (b, k, m). With None, no correction is made for the fit.
+            along the directions that the fit used, (b, k, m). If it is None, no correction is made for the fit.
     """
 
     residual: Array
@@ -62,7 +64,7 @@ class Fit:
 
     @property
     def left(self) -> Array:
-        """m - u, or m if that is below one half, (B,)."""
+        """The remaining degrees of freedom m - u, or m if m - u is below one half, (B,)."""
         left = self.observed - self.used
         return np.where(left >= 0.5, left, self.observed)
 
@@ -74,25 +76,25 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Noise(ABC):
-    """A noise model; its parameters are the fields of the class, which a file keeps.
+    """A noise model. Its parameters are the fields of the class, which files keep.
 
     Attributes:
-        level: the parameter after the colon in its text; None if it has none.
-        name: its name in text, files and messages.
-        norm: the norm in which it is fitted.
+        level: the parameter after the colon in the model's text; None for models without a parameter.
+        name: the name of the model in text, files and messages.
+        norm: the norm in which the model is fitted.
         stated: whether anything is known about e.
-        shaped: whether the residual has the shape of independent Gaussian errors, which is tested.
-        without_density: why there is no posterior under it, for messages; empty if it has a density.
+        shaped: whether the residual is tested for the shape of independent Gaussian errors.
+        without_density: why the model has no posterior, for messages; empty if it has a density.
         note: what messages say about noise that was not stated.
         noisy: whether it is known that y has errors.
-        entrywise: whether errors differ in size or are correlated, so that they are whitened
+        entrywise: whether errors differ in size or are correlated. If so, they are whitened
             (:mod:`unrelu.measurements.whitening`).
         size: the size of errors, in units of y; 0 if the model states none.
         bound: the largest error of an entry that the model allows; NaN if it has no limit.
         ceiling: an upper limit of nearly all errors; 0 if it is not known.
         outliers: the fraction of entries that may be arbitrarily wrong.
         mean_square: the mean of e_j^2; NaN if it is not known.
-        dispersion_parameter: phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN
+        dispersion_parameter: phi, where -2 log p(y | z) is the l2 objective divided by phi, up to a constant; NaN
             without a density.
     """
 
@@ -104,7 +106,7 @@ class Noise(ABC):
     without_density: ClassVar[str] = "does not say how probable an error is"
     instead_of_zero: ClassVar[str | None] = None  # what messages advise; None if the level may be 0
     note = ""
-    # What is known of errors, found from the level: no fields, as files do not keep it.
+    # Properties of errors that follow from the level. They are not fields, as files do not keep them.
     noisy = entrywise = False
     size = ceiling = outliers = 0.0
     bound = mean_square = dispersion_parameter = math.nan
@@ -140,38 +142,38 @@ class Noise(ABC):
 
     @property
     def likelihood(self) -> Likelihood | None:
-        """The model itself if it compares observations by a deviance; None if by a norm of y - A G(z)."""
+        """The model itself if it compares observations by a deviance; None if it uses a norm of y - A G(z)."""
         return None
 
     def residuals(self, y: Array, mean: Array) -> Array:
-        """The residuals whose squares the l2 objective sums, (B, m): y - mean, where ``mean`` is A G(z)."""
+        """Compute the residuals y - mean, (B, m), where ``mean`` is A G(z). The l2 objective sums their squares."""
         return y - mean
 
     def energy(self, y: Array) -> Array:
-        """The size of the l2 objective for a code that explains nothing, (B,): ``|y|_2^2``."""
+        """Compute the size of the l2 objective for a code that explains nothing, (B,): ``|y|_2^2``."""
         with np.errstate(over="ignore"):  # outputs that are exponentials may be of any size
             return np.asarray(np.square(y).sum(axis=1))
 
     # --- how large errors are -----------------------------------------------------------------------------------------
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
-        """The size of the error of every entry of ``size`` observations, (m,) or (B, m), or () if all are alike."""
+        """Return the error size of every entry of ``size`` observations: (m,) or (B, m), or () if all are equal."""
         return np.asarray(self.size)
 
     def variance(self, y: Array) -> Array:
-        """An estimate of the mean of e_j^2 for each of the observations (B, m), (B,); 0 if nothing is known."""
+        """Estimate the mean of e_j^2 for each observation, (B,); 0 if nothing is known."""
         return np.full(len(y), float(np.nan_to_num(self.mean_square)))
 
     def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e; itself if it states no size."""
+        """Return the model of 2^exponent e; ``self`` if the model states no size."""
         return self
 
     def cholesky(self) -> Array | None:
-        """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
+        """Return the lower triangular L for correlated errors with the covariance L L^T; None if independent."""
         return None
 
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
-        """The model for some of ``size`` observations; itself if all share one."""
+        """Return the model for some of ``size`` observations; ``self`` if all observations share it."""
         return self
 
     # --- draws and goodness of fit ------------------------------------------------------------------------------------
@@ -182,19 +184,19 @@ class Noise(ABC):
 
     @abstractmethod
     def p_value(self, fit: Fit) -> Array:
-        """The probability that such noise leaves a residual at least as large as the fit's, (B,).
+        """Compute the probability that such noise leaves a residual at least as large as the fit's, (B,).
 
         Residuals are finite here: :meth:`~unrelu.problem.Problem.p_value` handles observations without a code.
         """
 
     def too_large_for(self, fit: Fit) -> Flags:
-        """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
+        """Check whether such noise leaves a residual this small in at most one of a million observations, (B,)."""
         return np.zeros(len(fit.residual), dtype=bool)
 
     # --- sums ---------------------------------------------------------------------------------------------------------
 
     def __add__(self, other: object) -> Noise:
-        """Refuse to sum; models that have sums override it."""
+        """Raise an InputError. Models that can be summed override this method."""
         one, two = (f"noise={term}" if isinstance(term, Noise) else shown(term) for term in (self, other))
         raise InputError(
             f"{one} and {two} cannot be summed; independent Gaussian errors can: unrelu.Gaussian(0.1) + "
@@ -221,11 +223,11 @@ class Noise(ABC):
 
     @classmethod
     def built_in(cls) -> bool:
-        """Whether it is a model of this package, which every process can import."""
+        """Check whether the model belongs to this package, so every process can import it."""
         return cls.__module__.startswith("unrelu.")
 
     def saved(self) -> tuple[str, dict[str, Any]]:
-        """What a file keeps: its name, and the arguments that it was made with. Of unknown noise, nothing."""
+        """Return what a file keeps: the name and the arguments of the model. For unknown noise, both are empty."""
         if not self.stated:
             return "", {}
         made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -233,10 +235,10 @@ class Noise(ABC):
 
     @staticmethod
     def restored(name: str, kept: Mapping[str, Any]) -> Noise:
-        """Make the model from the value of :meth:`saved`; its class is looked up by name.
+        """Make the model from the value of :meth:`saved`. The class is looked up by name.
 
         Raises:
-            InputError: no class of this name is defined, or it does not accept the values.
+            InputError: no class with this name is defined, or it does not accept the values.
         """
         if name and name not in MODELS:
             raise InputError(f"noise={name} has a class that is not defined here: import it, then load the file again")
@@ -244,18 +246,18 @@ class Noise(ABC):
 
 
 class Loss(ABC):
-    """What is minimised in place of the sum of squares."""
+    """A loss function that is minimised in place of the sum of squares."""
 
     @abstractmethod
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
-        """The losses of reconstructions A G(z) = ``mean`` of y, (b, m) each, (b,); at least 0, differentiable.
+        """Compute the losses, (b,), of A G(z) = ``mean`` against y, (b, m) each; at least 0, differentiable.
 
         ``seen`` is 1 at observed entries, and 0 at others.
         """
 
     @abstractmethod
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Half the derivative by ``mean``, and the weights of a Gauss-Newton step, above 0, (b, m) each."""
+        """Compute half the derivative by ``mean``, and the positive weights of a Gauss-Newton step, (b, m) each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,9 +266,10 @@ class Likelihood(Noise, Loss):
 
     .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu) \ge 0
 
-    It is minimised by Gauss-Newton steps with a weight for every entry (Fisher scoring, or iteratively reweighted least
-    squares). A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
-    :meth:`Noise.draw`. Its parameters are numbers, or arrays (m,), that all observations share.
+    The deviance is minimised by Gauss-Newton steps with a weight for every entry (Fisher scoring, or iteratively
+    reweighted least squares). To define your own model, write a dataclass with a ``name`` and the methods
+    :meth:`deviance`, :meth:`scoring` and :meth:`Noise.draw`. Its parameters are numbers or arrays (m,), which all
+    observations share.
 
     Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
     """
@@ -277,28 +280,28 @@ class Likelihood(Noise, Loss):
 
     @abstractmethod
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """The terms d of D, at least 0, of the shape of y; differentiable by PyTorch."""
+        """Compute the terms d of D, at least 0, in the shape of y; differentiable by PyTorch."""
 
     @abstractmethod
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, above 0, of the shape of y."""
+        """Compute half the derivative of d by the mean, and the positive Gauss-Newton weight, in the shape of y."""
 
     @property
     def likelihood(self) -> Likelihood:
-        """Itself."""
+        """The model itself."""
         return self
 
     def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
-        """Refuse observations (B, m) that cannot have such noise, or a range of outputs that cannot be their means.
+        """Check that observations (B, m) can have such noise, and that outputs in the range ``ends`` can be means.
 
         Raises:
-            InputError: they cannot.
+            InputError: one of these is impossible.
         """
 
     def fisher_information(self, mean: Tensor) -> Tensor:
-        """The Fisher information of entries with these means (b, m), (b, m): by default, the mean square of the score.
+        """Compute the Fisher information of entries with these means, (b, m) each.
 
-        The mean is that of 200 simulated observations.
+        By default, it is the mean square of the score over 200 simulated observations.
         """
         clean, rng, total = mean.numpy(), stream("fisher information"), torch.zeros_like(mean)
         for _ in range(_DRAWS):
@@ -306,14 +309,14 @@ class Likelihood(Noise, Loss):
         return total / _DRAWS
 
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
-        """The deviances D of observations, (b,)."""
+        """Compute the deviances D of observations, (b,)."""
         return (seen * self.deviance(y, mean)).sum(dim=1)
 
     def residuals(self, y: Array, mean: Array) -> Array:
-        """Signed square roots of the deviance, (B, m).
+        """Compute signed square roots of the deviance, (B, m).
 
         Raises:
-            InputError: the deviance of a finite mean is no number, infinite, or below 0 by more than rounding.
+            InputError: the deviance of a finite mean is NaN, infinite, or below 0 by more than rounding.
         """
         d = self.deviance(torch.from_numpy(np.array(y)), torch.from_numpy(np.array(mean))).numpy()
         wrong = np.argwhere((np.abs(mean) < _LARGEST_MEAN) & ~((d >= -_ROUNDING) & (d < np.inf)))
@@ -327,15 +330,15 @@ class Likelihood(Noise, Loss):
         return np.asarray(np.sign(y - mean) * np.sqrt(np.maximum(d, 0.0)))
 
     def energy(self, y: Array) -> Array:
-        """The scale of the objective: the number of entries, about the deviance of a good fit, (B,)."""
+        """Return the scale of the objective, (B,): the number of entries. A good fit has about this deviance."""
         return np.full(len(y), float(y.shape[1]))
 
     def p_value(self, fit: Fit) -> Array:
-        r"""The probability that a deviance is at least as large, (B,), by simulation.
+        r"""Estimate by simulation the probability that a deviance is at least as large as the fit's, (B,).
 
         Observations are drawn at the fitted means. A fit with u degrees of freedom reduces their deviance by
-        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value is that of a gamma distribution
-        with this mean and the fraction (m - u) / m of the variance.
+        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value assumes a gamma distribution with
+        this mean and the fraction (m - u) / m of the variance.
         """
         p, share = np.ones(len(fit.mean)), fit.left / np.maximum(fit.observed, 1)
         for i in np.flatnonzero(np.isfinite(fit.mean).all(axis=1)):
@@ -348,7 +351,7 @@ class Likelihood(Noise, Loss):
 
 @dataclass(frozen=True, eq=False)
 class UnknownNoise(Noise):
-    """Nothing is known about e; ``noise=None`` means this model."""
+    """The model for noise about which nothing is known; ``noise=None`` means this model."""
 
     level: float = math.nan
     name: ClassVar[str] = "unknown"
@@ -362,15 +365,15 @@ class UnknownNoise(Noise):
         pass
 
     def p_value(self, fit: Fit) -> Array:
-        """NaN."""
+        """Return NaN."""
         return np.full(len(fit.residual), np.nan)
 
 
 def parse_noise(given: object) -> Noise:
-    """Make a model from its text, "uniform:0.1" or "poisson"; None is unknown noise, and a model is returned.
+    """Make a model from its text, "uniform:0.1" or "poisson"; None means unknown noise. Models are returned unchanged.
 
     Raises:
-        InputError: the model is unknown, or its level is out of range.
+        InputError: the model is unknown, or the level is out of range.
     """
     if isinstance(given, Noise):
         return given
@@ -393,7 +396,7 @@ def parse_noise(given: object) -> Noise:
 
 
 def _meant(noise: object) -> str:
-    """A suggestion of what an unknown ``noise`` may mean, for the end of a message."""
+    """Suggest what an unknown ``noise`` may mean, for the end of a message."""
     if isinstance(noise, type) and issubclass(noise, Noise):
         return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
     if isinstance(noise, np.ndarray | list):

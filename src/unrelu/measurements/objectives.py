@@ -1,9 +1,9 @@
-r"""What is minimised, and ``norm=`` and ``prior=``: norms and the Huber loss.
+r"""Objectives: norms and the Huber loss, and reading ``norm=`` and ``prior=``.
 
 .. math:: H_\delta(r) = \sum_j h(r_j), \qquad h(r) = r^2 \text{ for } |r| \le \delta, \quad
           h(r) = 2 \delta |r| - \delta^2 \text{ for } |r| > \delta
 
-This is |r|_2^2 for small residuals and grows like their absolute values beyond :math:`\delta`. It is twice the cost of
+The Huber loss is |r|_2^2 for small residuals, and grows linearly beyond :math:`\delta`. It is twice the cost of
 ``scipy.optimize.least_squares(loss="huber", f_scale=delta)``, and twice the sum of ``torch.nn.HuberLoss(delta=delta)``.
 With :math:`\delta = 1.345 \sigma` the estimate has 95% of the efficiency of least squares where errors are Gaussian.
 
@@ -31,7 +31,7 @@ from unrelu.runtime.argument_numbers import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import nearest, shown
 
-# delta in standard deviations of the noise.
+# The default delta, in standard deviations of the noise.
 _EFFICIENT = 1.345
 
 
@@ -49,10 +49,10 @@ class Huber(Loss):
 
     @classmethod
     def parse(cls, norm: str, level: float) -> Huber:
-        """Make the loss from its text, "huber:D", or "huber" where the noise has the standard deviation ``level``.
+        """Make the loss from its text, "huber:D", or "huber" if the noise has a known standard deviation ``level``.
 
         Raises:
-            InputError: D is not above 0, or neither it nor the noise is known.
+            InputError: D is not above 0, or neither D nor the noise is known.
         """
         text, delta = norm.partition(":")[2], math.nan
         with suppress(ValueError):
@@ -72,7 +72,7 @@ class Huber(Loss):
         return (seen * torch.where(r <= self.delta, r * r, self.delta * (2 * r - self.delta))).sum(dim=1)
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Loss.scoring`; the weights are those of iteratively reweighted least squares."""
+        """Compute the weights of iteratively reweighted least squares, see :meth:`Loss.scoring`."""
         r = mean - y
         weight = (self.delta / r.abs().clamp_min(torch.finfo(r.dtype).tiny)).clamp_max(1.0)
         return weight * r, weight
@@ -81,12 +81,12 @@ class Huber(Loss):
         return Huber(math.ldexp(self.delta, exponent))
 
 
-# The power of the unit of y in each objective.
+# In each objective, the unit of y occurs with this power.
 DEGREES = {"l2": 2, "l1": 1, "linf": 1, Huber.name: 2}
 
 
 def norms(r: Array, norm: str) -> Array:
-    """The norm of each residual r (B, m), (B,), in "l2", "l1" or "linf"; squares do not overflow or underflow."""
+    """Compute the norm, (B,), of residuals r (B, m): "l2", "l1" or "linf". Squares do not overflow or underflow."""
     largest = np.asarray(np.abs(r).max(axis=1))
     if norm == "linf":
         return largest
@@ -98,15 +98,15 @@ def norms(r: Array, norm: str) -> Array:
 
 
 def read_norm(norm: str | None, noise: Noise) -> tuple[str, Huber | None]:
-    """The norm, by default that of the noise, and the Huber loss if it is that.
+    """Read the norm, by default the one of the noise. Also return the Huber loss if it is asked for.
 
     Raises:
-        InputError: the norm is unknown, or the noise has a deviance.
+        InputError: the norm is unknown, or the noise has a deviance and the norm is not l2.
     """
     kind, huber = noise.norm if norm is None else str(norm).partition(":")[0], None
     if kind not in DEGREES:
         raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1', 'linf' or 'huber:D'{nearest(norm, DEGREES)}")
-    if kind == Huber.name:  # of whitened noise, the standard deviation is 1
+    if kind == Huber.name:  # whitened noise has the standard deviation 1
         huber = Huber.parse(str(norm), 1.0 if noise.entrywise else math.sqrt(noise.mean_square))
     if noise.likelihood is not None and kind != "l2":
         raise InputError(f"norm={kind!r}: noise={noise} compares observations by their deviance; leave norm= out")
@@ -114,10 +114,10 @@ def read_norm(norm: str | None, noise: Noise) -> tuple[str, Huber | None]:
 
 
 def read_prior(prior: float | Normal, names: Names, noise: Noise, norm: str) -> tuple[float, Normal | None]:
-    """The weight of |z|^2, and the distribution of codes if it is stated in its place.
+    """Read the prior: return the weight of |z|^2, and the distribution of codes if one is stated instead.
 
     Raises:
-        InputError: the weight is below 0 or infinite, or the objective has no term of the prior.
+        InputError: the weight is below 0 or infinite, or the objective has no prior term.
         OptionError: the prior is neither a number nor a distribution.
     """
     if isinstance(prior, Normal):
@@ -133,7 +133,7 @@ def read_prior(prior: float | Normal, names: Names, noise: Noise, norm: str) -> 
 
 
 def refuse_prior(normal: Normal, noise: Noise, norm: str) -> None:
-    """Refuse noise and objectives for which the most probable code is not defined.
+    """Check that the noise and the objective define a most probable code.
 
     Raises:
         InputError: the noise has no density, or the objective is not its likelihood.

@@ -1,4 +1,4 @@
-"""Read and check ``y=`` with ``operator=``, ``noise=`` and ``scale=``: what was observed, its rounding; and ``z0=``."""
+"""Read and check ``y=``, with ``operator=``, ``noise=`` and ``scale=``, and ``z0=``; infer the rounding of y."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def read_y(
     """Read observations with the arguments of :func:`unrelu.invert`.
 
     Args:
-        tried: G on the coordinates that are searched, with typical outputs of their codes.
-        told: whether the observations may tell their noise, as none is stated.
+        tried: G on the searched coordinates; its typical outputs come from codes within the bounds.
+        told: whether the noise may be inferred from the observations, as none is stated.
 
     Returns:
-        Observations (B, m), whether they are one without a batch axis, the measurement and the noise.
+        Observations (B, m), whether y is a single observation without a batch axis, the measurement and the noise.
 
     Raises:
         InputError: a shape, value, operator or scale cannot be used.
@@ -49,7 +49,7 @@ def read_y(
         )
     if measured.output_shaped:
         check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=noise.outliers)
-    # Of outputs that a matrix picks, it is not known what black and white cut off.
+    # If a matrix selects outputs, it is not known which of them black and white cut off.
     if told and (measured.output_shaped or (measured.selects and scaling.ends is None)):
         noise = _told(network, values, scaling, dtype)
         if scaling.ends is not None and noise.stated:
@@ -63,7 +63,7 @@ def read_y(
 
 
 def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, Flags]:
-    """Return observations as (B, m), whether it was one without a batch axis, and which entries are known, (B, m)."""
+    """Return observations (B, m), whether y is a single one without a batch axis, and the known entries, (B, m)."""
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
@@ -90,7 +90,7 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
 
 
 def _expected(operator: Operator, given: tuple[int, ...]) -> str:
-    """What shape observations have, and the call that brings some of another shape into it."""
+    """State the expected shape of observations, and the call that converts y to it, for the end of a message."""
     shape, call = operator.shape, reshaping("y", given, operator.shape)
     if not operator.output_shaped:
         measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
@@ -103,7 +103,7 @@ def _expected(operator: Operator, given: tuple[int, ...]) -> str:
 
 
 def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
-    """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
+    """Infer the noise from the type of the observations: rounding errors, or else unknown noise."""
     step, own = scaling.step(dtype), network.rounding
     if step is not None:
         return RoundingNoise.told(step, f"integers of {8 * np.dtype(dtype).itemsize} bits")
@@ -113,7 +113,7 @@ def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeL
 
 
 def read_z0(network: Generator, z0: npt.ArrayLike | None, size: int, bounds: Bounds) -> Array | None:
-    """Read ``z0=``: the codes to start from, (B, k), within the bounds; None for none.
+    """Read the starting codes ``z0=``, (B, k), which must be within the bounds; None if there are none.
 
     Raises:
         InputError: a shape or value cannot be used, or a code is outside of the bounds.

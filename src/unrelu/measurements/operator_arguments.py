@@ -1,4 +1,4 @@
-"""Read and check ``operator=``, and what files keep of it; and nonlinear measurements, as functions of the output."""
+"""Read and check ``operator=``, restore operators from files, and define measurements by nonlinear functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from unrelu.runtime.words import count, shown
 _Code = Callable[[Array], Any]
 
 # Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
-# The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
+# The larger of two applies: 1e-6, and 100 times the rounding error of the operator's precision (1.2e-5 in single).
 _ADJOINT, _ROUNDINGS = 1e-6, 100
 
 
@@ -45,8 +45,8 @@ class Mask:
     r"""A mask for all observations, or one mask for each: :math:`(A x)_j = m_j x_j`, m_j in {0, 1}.
 
     Attributes:
-        array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of them, (B, ...). It is checked when it
-            is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for other shapes and values.
+        array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of masks, (B, ...). It is checked when it
+            is used as ``operator=``: other shapes and values raise :class:`~unrelu.errors.InputError`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -62,9 +62,9 @@ class Matrix:
     r"""A matrix on the flattened output, for all observations: :math:`A x`, A (m, n).
 
     Attributes:
-        array: (m, n), dense or SciPy sparse. Unlike a bare array, one of zeros and ones is never read as masks. It is
-            checked when it is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for another shape
-            or entries that are not finite.
+        array: (m, n), dense or SciPy sparse. Unlike a bare array, a matrix of zeros and ones is never read as masks. It
+            is checked when it is used as ``operator=``: another shape or entries that are not finite raise
+            :class:`~unrelu.errors.InputError`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -77,7 +77,7 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class NonlinearOperator(Operator):
-    r"""y = h(x) for a differentiable h: R^n -> R^m with the Jacobian H(x).
+    r"""A measurement y = h(x) with a differentiable h: R^n -> R^m, whose Jacobian is H(x).
 
     By the chain rule, the Jacobian of h(G(z)) is H(G(z)) J. Its k columns are computed together, by forward-mode
     differentiation (``torch.func.jvp`` under ``vmap``). G is not changed, so its layers can be smoothed and evaluated
@@ -96,21 +96,21 @@ class NonlinearOperator(Operator):
     def read(
         cls, given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None = None
     ) -> NonlinearOperator:
-        """Read a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
+        """Read a PyTorch function or a module, (B, *output) -> (B, *m), if it passes a trial.
 
-        The trial applies it to two outputs of the generator in float64: the longest of the typical outputs, or without
-        a generator random numbers in [0, 1]. It must return finite numbers, one measurement for each output,
-        independently of the other output and the same each time. Its derivatives must agree with finite differences.
+        The trial applies the function to two outputs in float64: the typical outputs of largest norm or, without a
+        generator, random numbers in [0, 1]. The function must return finite numbers, and one measurement for each
+        output, independent of the other output and the same each time. Derivatives must agree with finite differences.
 
         Raises:
-            InputError: it fails the trial.
+            InputError: the function fails the trial.
         """
         if network is None:
             x = torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
         else:
             x = longest(network.typical_outputs)
         try:
-            # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: there may be a kink there.
+            # Outputs that are exactly 0, such as those of ReLUs, are not varied in the trial: h may have a kink there.
             reason = "the measurement is a function, which is not taken to be linear"
             function = tried(given, x.reshape(2, *output), reason, x.abs(), "measurement")
         except ModelError as error:
@@ -133,7 +133,7 @@ class NonlinearOperator(Operator):
         return self.function.forward(x.to(self.function.dtype)).to(x.dtype)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """h(x), (B, m), and H(x) t for directions t of each output, (B, k, n) -> (B, k, m)."""
+        """Compute h(x), (B, m), and H(x) t for k directions t of each output, (B, k, n) -> (B, k, m)."""
         values, pushed = self.function.along(x.to(self.function.dtype), t.to(self.function.dtype))
         return values.to(x.dtype), pushed.to(x.dtype)
 
@@ -141,7 +141,7 @@ class NonlinearOperator(Operator):
         return replace(self, function=self.function.to(dtype, device))
 
     def followed_by(self, matrix: Array) -> NonlinearOperator:
-        """W h(x) for a matrix W, (m', m)."""
+        """Return the measurement W h(x) for a matrix W, (m', m)."""
         rows = nn.Linear(self.m, len(matrix), bias=False, dtype=torch.float64).requires_grad_(False)
         rows.weight.copy_(torch.from_numpy(matrix))
         module, shape = nn.Sequential(self.function.module, nn.Flatten(), rows).eval(), (len(matrix),)
@@ -149,21 +149,21 @@ class NonlinearOperator(Operator):
 
 
 def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator | None = None) -> Operator:
-    """Return the measurement A of y = A G(z) + e.
+    """Read the measurement A in y = A G(z) + e.
 
     Args:
         given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
             SciPy sparse), a :class:`Mask` or :class:`Matrix` if the shape of the array fits both, a SciPy or PyLops
             ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat NumPy vectors, a deepinv
-            ``LinearPhysics``, or an :class:`Operator`. For a nonlinear measurement, a differentiable function of
-            PyTorch or a module, (B, *output) -> (B, *m).
+            ``LinearPhysics``, or an :class:`Operator`. For a nonlinear measurement, a differentiable PyTorch function
+            or a module, (B, *output) -> (B, *m).
         output: shape of the network's output.
         y_shape: shape of the observations, which distinguishes a batch of masks from a matrix.
         network: the generator whose outputs a function is tried on.
 
     Raises:
-        InputError: shapes do not fit, entries are not finite, a mask is not 0/1 or hides everything, a map is not
-            linear or fails the dot test with its adjoint, an array may be masks or a matrix, or a function is not
+        InputError: shapes do not fit; entries are not finite; a mask is not 0/1 or hides everything; a map is not
+            linear or fails the dot test with its adjoint; an array may be masks or a matrix; or a function is not
             differentiable or does not keep the batch axis.
     """
     n = math.prod(output)
@@ -194,12 +194,12 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
 
 
 def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], npt.NDArray[Any]]) -> Operator:
-    """The operator of a kind, from the arrays of :meth:`Operator.saved`; a ValueError if no file keeps such a kind.
+    """Restore an operator from the arrays of :meth:`Operator.saved`; ValueError if no file keeps this kind.
 
     Args:
         kind: :attr:`Operator.kind`.
         shape: shape of one observation.
-        read: returns the array of a name and a type.
+        read: returns the array with a given name and type.
     """
     if kind == "matrix":
         return MatrixOperator(torch.from_numpy(read("matrix", np.float64)), shape)
@@ -229,7 +229,10 @@ def _offers(given: Any, *methods: str) -> bool:
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """Read an array as masks if it is boolean or observations have the output's shape; as a matrix if they have m."""
+    """Read an array as masks or as a matrix.
+
+    Arrays are masks if they are boolean or observations have the output's shape, and a matrix if these have m entries.
+    """
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
@@ -237,7 +240,7 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     binary = bool(np.isin(array, (0.0, 1.0)).all())
-    boolean = str(getattr(given, "dtype", "")).endswith("bool")  # of NumPy or PyTorch
+    boolean = str(getattr(given, "dtype", "")).endswith("bool")  # a NumPy or PyTorch type
     if masks and binary and of_rows and y_shape == shape and not boolean:
         raise InputError(
             f"operator= and y are both of shape {shape}, so operator= may be one mask for each of the {shape[0]} "
@@ -258,7 +261,7 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
 
 
 def _rows(matrix: Any, n: int) -> int:
-    """The number of rows of a matrix or ``LinearOperator``, which must have n columns."""
+    """Return the number of rows of a matrix or ``LinearOperator``, which must have n columns."""
     shape = tuple(int(size) for size in matrix.shape)
     if len(shape) != 2 or shape[1] != n:
         raise InputError(
@@ -268,7 +271,7 @@ def _rows(matrix: Any, n: int) -> int:
 
 
 def _matrix(given: Any, n: int) -> Operator:
-    """Return the operator of a dense or sparse matrix."""
+    """Return the operator for a dense or sparse matrix."""
     if sparse.issparse(given):
         if np.issubdtype(given.dtype, np.complexfloating):
             raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
@@ -287,7 +290,7 @@ def _matrix(given: Any, n: int) -> Operator:
 
 
 def _masks(given: Any, output: Shape) -> WeightedOperator:
-    """Return the operator of one mask (of an output's shape, or flat) or of a batch of masks."""
+    """Return the operator for one mask (of an output's shape, or flat) or for a batch of masks."""
     array = numbers(given, "operator")
     n = math.prod(output)
     flat = ((n,), output)
@@ -315,7 +318,7 @@ def _masks(given: Any, output: Shape) -> WeightedOperator:
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """Read a deepinv LinearPhysics, whose A and A_adjoint take tensors (1, *output) of its type and device."""
+    """Read a deepinv LinearPhysics. Its A and A_adjoint take tensors (1, *output) of its type and device."""
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
@@ -337,9 +340,10 @@ def _physics(physics: Any, output: Shape) -> Operator:
 def _mapped(
     apply: _Code, transpose: _Code, n: int, m: int | None = None, shape: Shape = (), precision: float = 0.0
 ) -> Operator:
-    """Read a linear map given as code, which computes with a rounding error of ``precision``, if it passes tests.
+    """Read a linear map given as code, after tests of its linearity and its adjoint.
 
-    These are of its linearity and its adjoint. A small one becomes a matrix. Observations have ``shape``, or (m,).
+    The code computes with a rounding error of ``precision``. A small map becomes a matrix. Observations have ``shape``,
+    or (m,).
     """
     allowed, rng = max(_ADJOINT, _ROUNDINGS * precision), stream("adjoint test")
     x, other = rng.standard_normal((2, n))
@@ -371,7 +375,7 @@ def _mapped(
 
 
 def _run(function: _Code, x: Array, what: str, size: int | None) -> Array:
-    """The value of the user's code as a flat vector, a copy: the next call may reuse its buffer."""
+    """Call the user's code, and return a copy of the result as a flat vector: the next call may reuse its buffer."""
     try:
         result = np.asarray(function(x.copy()))
     except Exception as error:  # the user's code may raise anything

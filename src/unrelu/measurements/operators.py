@@ -1,7 +1,7 @@
 """Measurements A: R^n -> R^m of a generator's flattened output, for batches in PyTorch.
 
-A kind of measurement is a class derived from :class:`Operator`. Weights of entries, masks and units are one more class
-around any of them, :class:`WeightedOperator`, so that no other class knows of these.
+Each kind of measurement is a class derived from :class:`Operator`. The class :class:`WeightedOperator` wraps any of
+them, and adds weights of entries, masks and units. The other classes need no code for these.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.runtime.array_types import Array, Flags, Index, Shape
 from unrelu.runtime.host import computing
 
-# The observed outputs of an observation, as an index into the rows of the last layer.
+# Which outputs an observation shows, as an index into the rows of the last layer.
 OutputIndex = Index | slice
 Arrays = dict[str, npt.NDArray[Any]]
 _Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
-    """A map of flat outputs, (B, n) -> (B, m). All observations share it, or each has its own (masks).
+    """A map from flat outputs to observations, (B, n) -> (B, m). All observations share it, or each has its own mask.
 
-    A subclass sets ``shape``, and n unless it is m, and defines :meth:`forward` and :meth:`adjoint`. If it is not
-    linear, it defines :meth:`linearize` in place of the adjoint.
+    A subclass sets ``shape``, and n unless it is m, and defines :meth:`forward` and :meth:`adjoint`. A nonlinear
+    subclass defines :meth:`linearize` in place of the adjoint.
 
     Attributes:
         shape: shape of one observation as the user passes it.
-        linear: whether it is a linear map.
-        output_shaped: whether an observation has the shape of an output, with hidden entries if any, which are 0.
+        linear: whether the map is linear.
+        output_shaped: whether an observation has the shape of an output; hidden entries are then 0.
         refused: why methods that need a linear map refuse it, for messages.
-        kind: its name in files; "code" if it is code, which files do not contain.
+        kind: the name of the operator in files; "code" if it is code, which files do not contain.
     """
 
     shape: Shape
@@ -63,45 +63,45 @@ class Operator(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A x, (B, n) -> (B, m), differentiable by PyTorch."""
+        """Compute A x, (B, n) -> (B, m), differentiable by PyTorch."""
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """A^T r, (B, m) -> (B, n)."""
+        """Compute A^T r, (B, m) -> (B, n)."""
         raise UnsupportedModelError(
             f"{self.refused}, and this method needs its adjoint A^T; use method='auto', 'lm', 'adam' or "
             "'gradient_descent'"
         )
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
+        """Compute A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
         return self.forward(x), torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
 
     def tangents(self, t: Tensor) -> Tensor:
-        """A applied to k directions for each observation, (B, k, n) -> (B, k, m)."""
+        """Apply A to k directions for each observation, (B, k, n) -> (B, k, m)."""
         if not self.linear:
             raise UnsupportedModelError(f"{self.refused}: what it makes of a direction depends on the output")
         return self.linearize(t.new_zeros(len(t), self.n), t)[1]
 
     @computing()
     def values(self, x: Array) -> Array:
-        """A x in NumPy, float64, (B, n) -> (B, m)."""
+        """Compute A x in NumPy, float64, (B, n) -> (B, m)."""
         return np.asarray(self.forward(torch.tensor(x)))
 
     def matrix(self) -> Array:
-        """A as a dense matrix, (m, n)."""
+        """Compute A as a dense matrix, (m, n)."""
         return np.ascontiguousarray(self.values(np.eye(self.n)).T)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Operator:
-        """The same operator on tensors of another type or device."""
+        """Return the same operator for tensors of another type or device."""
         return self
 
     @property
     def width(self) -> int:
-        """The most numbers that it holds in memory for one output, its input and result excluded."""
+        """The most numbers that the operator holds in memory for one output, beside its input and result."""
         return 0
 
     def in_units(self, before: int, after: int) -> Operator:
-        """2^after A 2^before, the same measurement in other units of outputs and observations."""
+        """Return 2^after A 2^before, the same measurement in other units of outputs and observations."""
         if not (before or after):
             return self
         before, after = (0, before + after) if self.linear else (before, after)
@@ -111,15 +111,15 @@ class Operator(ABC):
 
     @property
     def count(self) -> int:
-        """The number of observations that it is made for; 0 if all share one map."""
+        """The number of observations that have their own map; 0 if all share one map."""
         return 0
 
     def take(self, observations: Index | Tensor) -> Operator:
-        """The operator of some of the observations; itself if all share one."""
+        """Return the operator for some of the observations; ``self`` if all share one."""
         return self
 
     def seen(self, size: int) -> Flags:
-        """Which entries of ``size`` observations are not hidden, (size, m)."""
+        """Return which entries of ``size`` observations are not hidden, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
     @property
@@ -128,11 +128,11 @@ class Operator(ABC):
         return self
 
     def weights(self, size: int) -> Array | None:
-        """The weights of the entries of ``size`` observations, (size, m); None without weights."""
+        """Return the weights of the entries of ``size`` observations, (size, m); None without weights."""
         return None
 
     def selection(self) -> OutputIndex | None:
-        """The output that each entry of an observation is, hidden or not, as an index; None if A mixes outputs."""
+        """Return the index of the output behind each entry, hidden or not; None if A mixes outputs."""
         return slice(None) if self.linear and self.output_shaped else None
 
     @property
@@ -141,13 +141,13 @@ class Operator(ABC):
         return self.selection() is not None
 
     def saved(self) -> Arrays | None:
-        """The arrays that a file keeps, from which :func:`restored` makes the operator; None if it is code."""
+        """Return the arrays from which :func:`restored` makes the operator; None if the operator is code."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class IdentityOperator(Operator):
-    """The whole output is observed, of this shape."""
+    """The identity: the whole output, of this shape, is observed."""
 
     shape: Shape
     output_shaped = True
@@ -165,17 +165,17 @@ class IdentityOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class WeightedOperator(Operator):
-    """W A 2^before with a diagonal W: another operator with a weight for each entry.
+    """The operator W A 2^before with a diagonal W: it wraps an operator A and weights each entry.
 
-    Weights of 0 and 1 are a mask if observations have the shape of an output. Of linear A, a mask does not count as
+    Weights of 0 and 1 are a mask if observations have the shape of an output. If A is linear, a mask does not count as
     weights.
 
     Attributes:
         inner: A.
         weight: the diagonal of W, (m,), or (B, m) with one W for each observation; not below 0.
-        before: the exponent of the user's unit of outputs, if A is evaluated in the user's units; 0 for linear A. All
-            is computed in double precision then, as these numbers may be out of the range of single precision.
-        hides: whether it is a mask; found if it is None.
+        before: the exponent of the user's unit of outputs, if A is evaluated in the user's units (0 for linear A), else
+            None. With an exponent, double precision is used, as numbers may be out of the range of single precision.
+        hides: whether the weights are a mask; determined from the weights if it is None.
     """
 
     inner: Operator
@@ -256,7 +256,7 @@ class WeightedOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class MatrixOperator(Operator):
-    """A matrix, (m, n), dense, or sparse if it would be too large as a dense one."""
+    """A measurement by a matrix, (m, n). It is dense, or sparse if a dense one would be too large."""
 
     weight: Tensor
     shape: Shape
@@ -268,7 +268,7 @@ class MatrixOperator(Operator):
 
     @classmethod
     def of(cls, matrix: sparse.csr_array, shape: Shape) -> MatrixOperator:
-        """The operator of a sparse matrix, which stays sparse."""
+        """Make the operator for a sparse matrix, which stays sparse."""
         coo = matrix.tocoo()
         places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
         values = torch.from_numpy(np.asarray(coo.data, dtype=np.float64))
@@ -292,7 +292,7 @@ class MatrixOperator(Operator):
 
     @cached_property
     def csr(self) -> sparse.csr_array:
-        """The matrix as one of SciPy."""
+        """The matrix as a SciPy array."""
         weight = self.weight.cpu().double()
         if not weight.is_sparse:
             return sparse.csr_array(weight.numpy())
@@ -326,7 +326,7 @@ class MatrixOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class ProductOperator(Operator):
-    """L A: a matrix L, (m, m'), behind a linear operator A, where their product would take more work than both.
+    """The operator L A for a matrix L, (m, m'), and a linear A, if the product matrix would take more work than both.
 
     Attributes:
         left, inner: L and A.
@@ -360,7 +360,7 @@ class ProductOperator(Operator):
 
 
 class MatrixFreeOperator(Operator):
-    """A linear map given as code on NumPy vectors, applied to one vector at a time; it is never written out.
+    """A linear map given as code on NumPy vectors. It is applied to one vector at a time, and no matrix is formed.
 
     Args:
         apply: (n,) -> (m,).
@@ -382,7 +382,7 @@ class MatrixFreeOperator(Operator):
 
 
 class _OfCode(torch.autograd.Function):
-    """Applies NumPy code, a linear map, row by row. The backward pass applies the adjoint."""
+    """An autograd function that applies a linear map in NumPy code to each row. Its backward pass is the adjoint."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
@@ -397,12 +397,12 @@ class _OfCode(torch.autograd.Function):
 
 
 def hiding(operator: Operator, seen: Flags) -> WeightedOperator:
-    """The operator that hides the entries that are not seen, (m,) or (B, m)."""
+    """Hide the entries of an operator that are not ``seen``, (m,) or (B, m)."""
     return WeightedOperator(operator, torch.from_numpy(np.array(seen, dtype=np.float64)))
 
 
 def normalised(operator: Operator) -> tuple[Operator, Tensor]:
-    """The operator with weights of mean square 1, and the divisors of its weights, (1,) or (B, 1)."""
+    """Normalise the weights to a mean square of 1. Return the operator and the divisors, (1,) or (B, 1)."""
     if not isinstance(operator, WeightedOperator) or operator.hides:
         return operator, torch.ones(1, dtype=torch.float64)
     gain = operator.weight.square().mean(dim=-1, keepdim=True).sqrt()
@@ -410,7 +410,7 @@ def normalised(operator: Operator) -> tuple[Operator, Tensor]:
 
 
 def times_power(x: Tensor, exponent: int) -> Tensor:
-    """2^exponent x in the type of x. The factor is applied in two steps, since 2^exponent itself may overflow."""
+    """Compute 2^exponent x in the type of x. The factor is applied in two steps, as 2^exponent itself may overflow."""
     if not exponent:
         return x
     half = exponent // 2

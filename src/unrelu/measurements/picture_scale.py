@@ -1,7 +1,7 @@
-"""Scales of pictures: ``scale=`` maps stored values to that of a generator's outputs; a clear mismatch is an error.
+"""Scales of pictures: ``scale=`` maps stored values to the scale of generator outputs. A clear mismatch is an error.
 
-Pictures come as values in [0, 1] (``ToTensor`` of torchvision, decoders that end in a sigmoid or a ReLU), in [-1, 1]
-(decoders that end in tanh) and in [0, 255] (bytes).
+Pictures have values in [0, 1] (``ToTensor`` of torchvision, decoders that end in a sigmoid or a ReLU), in [-1, 1]
+(decoders that end in tanh) or in [0, 255] (bytes).
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from unrelu.runtime.array_types import Array, Flags
 
 # The number of observations that are examined.
 _SEEN = 64
-# The fraction of an observation's smallest and largest entries that is ignored: single dark or bright pixels.
+# This fraction of the smallest and of the largest entries of an observation is ignored: single dark or bright pixels.
 _TRIM = 0.005
-# The fewest entries of a picture: quantiles of fewer do not determine a scale.
+# The fewest entries of a picture. Quantiles of fewer entries do not determine a scale.
 _ENTRIES = 64
-# 8- and 16-bit integers that are this many times larger than all outputs of a generator are on the scale of their type.
+# 8- and 16-bit integers are on the scale of their type if they are this many times larger than all generator outputs.
 _LARGER = 8.0
-# The largest entries of pictures in [0, 255], and of those in [0, 1] or [-1, 1], from dark to overexposed pictures.
-# Noise may be below 0, so the scale of bytes is seen by three quarters of the entries.
+# The range of the largest entry, from dark to overexposed pictures: in [0, 255], and in [0, 1] or [-1, 1]. Noise may be
+# below 0, so only three quarters of the entries must be on the scale of bytes.
 _BYTES, _UNIT = (64.0, 450.0), (0.4, 1.75)
-# The least entry of outputs that are drawn from 0 to 1.
+# Outputs count as pictures in [0, 1] if their least entry is at least this.
 _ABOUT_ZERO = -0.25
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The affine map of the range of stored values to [low, high]; no map if ``ends`` is None.
+    """An affine map from the range of stored values to [low, high]; no map if ``ends`` is None.
 
-    The range of 8- and 16-bit integers is that of their type: 0..255 for ordinary images, -32768..32767 for int16. The
-    range of booleans and floats is [0, 1]. Floats may exceed it: ``ToTensor`` of torchvision makes such floats, and the
-    scale ``-1,1`` then does the same as ``Normalize(0.5, 0.5)``. Wider integers have no range.
+    The range of 8- and 16-bit integers follows from their type: 0..255 for ordinary images, -32768..32767 for int16.
+    The range of booleans and floats is [0, 1], as ``ToTensor`` of torchvision makes them. The scale ``-1,1`` then does
+    the same as ``Normalize(0.5, 0.5)``. Floats may exceed the range. Wider integers have no range.
 
     Attributes:
         ends: (low, high), or None to leave values as they are.
@@ -58,7 +58,7 @@ class Scaling:
         ``"none"`` also leaves them as they are, and turns off the comparison with the generator's outputs.
 
         Raises:
-            InputError: the text is not two finite numbers, the lower one first.
+            InputError: the scaling is not two finite numbers, the lower one first.
         """
         if isinstance(text, Scaling):
             return text
@@ -75,7 +75,7 @@ class Scaling:
         return cls((low, high))
 
     def apply(self, values: Array, dtype: npt.DTypeLike) -> Array:
-        """low + (values - a) (high - low) / (b - a), where [a, b] is the range of ``dtype``.
+        """Compute low + (values - a) (high - low) / (b - a), where [a, b] is the range of ``dtype``.
 
         Args:
             values: float64, of any shape.
@@ -96,11 +96,11 @@ class Scaling:
         return low + (values - a) * ((high - low) / (b - a))
 
     def stored(self, values: Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Stored values as 8- or 16-bit integers again, if they are mapped from these; else unchanged."""
+        """Convert values back to 8- or 16-bit integers if they were stored as such; else return them unchanged."""
         return values if self.step(dtype) is None else values.astype(dtype)
 
     def step(self, dtype: npt.DTypeLike) -> float | None:
-        """The distance of neighbouring mapped values of 8- or 16-bit integers; None for other types and no map."""
+        """Return the distance of mapped neighbours for 8- or 16-bit integers; None for other types or without a map."""
         stored = np.dtype(dtype)
         own = own_range(stored) if stored.kind in "iu" else None
         if self.ends is None or own is None:
@@ -112,7 +112,10 @@ class Scaling:
 
 
 def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
-    """The range that values of a type are assumed to have: that of the type, or [0, 1] for floats and booleans."""
+    """Return the assumed range of values: the range of an integer type, or [0, 1] for floats and booleans.
+
+    Integers of more than 16 bits have no range: None.
+    """
     if dtype.kind in "fb":
         return 0.0, 1.0
     limits = np.iinfo(dtype)
@@ -120,7 +123,7 @@ def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
 
 
 def dtype_of(values: object) -> np.dtype[Any]:
-    """The type of the values of an array, a tensor or nested lists."""
+    """Return the type of the values in an array, a tensor or nested lists."""
     if not isinstance(values, Tensor):
         return np.asarray(values).dtype
     return np.dtype("float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch."))
@@ -130,9 +133,9 @@ def check_scale(
     network: Generator, values: Array, seen: Flags | None = None, *, dtype: npt.DTypeLike = np.float64,
     scaling: Scaling | None = None, trim: float = 0.0,
 ) -> None:  # fmt: skip
-    """Refuse observations that are clearly on another scale of pictures than the network's outputs.
+    """Check that observations are not clearly on another picture scale than the network's outputs.
 
-    The scales are [0, 1] or [-1, 1], and [0, 255]. 8- and 16-bit integers that no scale maps are also refused if they
+    The scales are [0, 1] or [-1, 1], and [0, 255]. 8- and 16-bit integers without a scaling are also refused if they
     are far larger than all outputs.
 
     Args:
@@ -140,7 +143,7 @@ def check_scale(
         values: observations (B, n), after the scaling.
         seen: which entries were observed, (B, n); None for all.
         dtype: the type that the observations were stored in.
-        scaling: how they were mapped; None for not at all.
+        scaling: the map that was applied; None if there was none.
         trim: the fraction of entries that may be arbitrarily wrong, from the stated noise.
 
     Raises:
@@ -176,12 +179,12 @@ def check_scale(
 
 
 def scale_of(network: Generator) -> Scaling:
-    """The map from the range of stored pictures to black and white of a generator.
+    """Find the map from the range of stored pictures to black and white of a generator.
 
-    They are the ends of the range of its last activation, if both are finite; of other generators 0 and 1.
+    Black and white are the ends of the last activation's range if both are finite, else 0 and 1.
 
     Raises:
-        InputError: its outputs are clearly not in [0, 1], and no activation tells their range.
+        InputError: the outputs are clearly not in [0, 1], and no activation has a finite range.
     """
     ends, (bottom, top) = _range(network), _ends_of(network)
     if ends is None and not (bottom >= _ABOUT_ZERO and _UNIT[0] <= top <= _UNIT[1]):
@@ -194,9 +197,9 @@ def scale_of(network: Generator) -> Scaling:
 
 
 def black_and_white(network: Generator) -> tuple[float, float]:
-    """The values of black and white to draw outputs with, alike for all of them.
+    """Return the values of black and white for drawing outputs, the same for all outputs.
 
-    They are the ends of the range of its last activation, or else the least and the largest typical output.
+    They are the ends of the last activation's range, or else the least and the largest typical output.
     """
     outputs = network.typical_outputs
     low, high = _range(network) or (float(outputs.min()), float(outputs.max()))
@@ -204,7 +207,7 @@ def black_and_white(network: Generator) -> tuple[float, float]:
 
 
 def _range(network: Generator) -> tuple[float, float] | None:
-    """The range of the last activation, if the layers are known and both ends are finite."""
+    """Return the range of the last activation, if the layers are known and both ends are finite."""
     network = network.plain
     if not isinstance(network, Network):
         return None
@@ -213,7 +216,7 @@ def _range(network: Generator) -> tuple[float, float] | None:
 
 
 def _ends_of(network: Generator) -> tuple[float, float]:
-    """The medians of the least and of the largest entry of typical outputs."""
+    """Return the median of the least entry and of the largest entry over typical outputs."""
     outputs = network.typical_outputs
     return network.once(
         "ends of typical outputs",

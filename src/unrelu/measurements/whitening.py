@@ -4,8 +4,8 @@ With W = diag(1 / S_j) for errors of sizes S_j, or :math:`W = L^{-1}` for a cova
 
 .. math:: W y = W A \, G(z) + W e
 
-has independent errors of size 1, for which all methods are made. Their objective is then the weighted one. An entry
-whose size S_j is infinite counts as not observed. Sizes that are all the same need no whitening.
+has independent errors of size 1, which all methods expect. Their objective is then the weighted one. An entry whose
+size S_j is infinite counts as not observed. If all sizes are the same, no whitening is needed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unrelu.measurements.operator_arguments import NonlinearOperator
 from unrelu.measurements.operators import MatrixOperator, Operator, ProductOperator, WeightedOperator, hiding
 from unrelu.runtime.array_types import Array, Flags
 
-# L^-1 A is not multiplied out where L^-1 and the entries of A that are not 0 are fewer numbers by this factor.
+# The product L^-1 A is not formed if L^-1 and the nonzero entries of A are fewer numbers than it by this factor.
 _FEWER = 4
 
 
 def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
-    """Which entries of ``size`` observations are observed with an error of finite size, (size, m).
+    """Return which entries of ``size`` observations are observed with an error of finite size, (size, m).
 
     Raises:
         InputError: the noise has another shape, or all errors of an observation are infinite.
@@ -44,7 +44,7 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
 
 
 def stated_sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
-    """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
+    """Return the sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
     sizes = noise.spread(operator.shape, size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None
 
@@ -53,8 +53,8 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     """Whiten observations (B, m) with entrywise noise: return the noise, A and y with independent errors of one size.
 
     Raises:
-        InputError: the noise has another shape than the observations, or is correlated and observations have different
-            masks.
+        InputError: the noise has another shape than the observations, or it is correlated and observations have
+            different masks.
     """
     factor = noise.cholesky()
     if factor is not None:
@@ -71,9 +71,9 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
 
 
 def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> tuple[Operator, Array]:
-    """L^-1 A and L^-1 y for the observed entries; L L^T is their part of the covariance.
+    """Compute L^-1 A and L^-1 y for the observed entries, whose covariance is L L^T.
 
-    L is divided by the root mean variance D, so that the matrix is about the size of A, and 1 / D becomes a weight.
+    L is divided by the root mean variance D, and 1 / D becomes a weight. The matrix then has about the size of A.
     """
     seen = operator.seen(len(y))
     if (seen != seen[:1]).any():

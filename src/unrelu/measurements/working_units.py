@@ -1,4 +1,4 @@
-r"""Working units: codes of about N(0, I), and outputs of layers and observations of about 1. Units change here alone.
+r"""Working units: codes are about N(0, I); layer outputs and observations are about 1. Only this module changes units.
 
 **Codes.** Searches expect codes that are about N(0, I), but the parameters of an emulator have physical units: a
 temperature of 4,000 to 8,000, say, and an abundance of -2.5 to 0.5. If both bounds of a coordinate are finite, then t
@@ -9,17 +9,17 @@ with
 has mean 0 and variance 1 for z uniform between the bounds. With a prior z_j ~ N(mean, std^2), whether there are bounds
 or not, t_j = (z_j - mean) / std.
 
-**Outputs.** Squares of weights above 1e154 overflow, squares of weights below 1e-154 underflow, and tolerances suit a
-certain range. For a ReLU, LeakyReLU, PReLU or identity, phi(s u) = s phi(u) for s > 0. With one factor s_i for the
-output of each layer and s_0 = 1 for the code,
+**Outputs.** Squares of weights above 1e154 overflow, squares of weights below 1e-154 underflow, and tolerances are
+chosen for numbers of about 1. A ReLU, LeakyReLU, PReLU or identity has phi(s u) = s phi(u) for s > 0. With one factor
+s_i for the output of each layer and s_0 = 1 for the code,
 
 .. math:: W_i' = \frac{s_i}{s_{i-1}} W_i, \quad b_i' = s_i b_i, \qquad
           A' = \frac{s_y}{s_d} A, \quad y' = s_y y, \quad e' = s_y e
 
-is therefore the same problem with the same codes. The factors are powers of two, so that nothing is rounded. A factor
-is 1 where outputs are about 1 already, and after a sigmoid or tanh, whose outputs have a fixed range. The steepness of
-a swish is divided by s. After an exp, s is applied by adding log s to the bias, which is rounded. In a generator
-without known layers, only the output has a factor.
+is therefore the same problem with the same codes. The factors are powers of two, so nothing is rounded. A factor is 1
+where outputs are about 1 already, and after a sigmoid or tanh, whose outputs have a fixed range. The steepness of a
+swish is divided by s. For an exp, log s is added to the bias, and this sum is rounded. In a generator without known
+layers, only the output has a factor.
 
 Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
 2015); powers of two as in LAPACK's equilibration routines ``geequb``.
@@ -51,16 +51,16 @@ _HALF_LENGTH = math.sqrt(3.0)
 _UNCHANGED_EXPONENT = 10
 # The largest exponent of a factor: 2^1000, its inverse and their products with rounding errors are finite numbers.
 _LARGEST_EXPONENT = 1000
-# The most multiplications that finding the sizes of layers may cost, and the fewest codes that it takes.
+# Layer sizes are found with at most this many multiplications, but with at least this many codes.
 _MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """z = shift + factor t for the coordinates that are not fixed, and the bounds of both.
+    """The substitution z = shift + factor t for the free coordinates, with the bounds of z and t.
 
     Attributes:
-        shift, factor: (f,), of the f coordinates of z that are free.
+        shift, factor: (f,), for the f free coordinates of z.
         of_codes, standard: the bounds of z, (k,), and of t, (f,).
     """
 
@@ -71,15 +71,15 @@ class Coordinates:
 
     @classmethod
     def of(cls, bounds: Bounds, prior: Normal | None = None, weight: float = 0.0) -> Coordinates | None:
-        """The coordinates in which the prior, and uniform codes between two bounds, are standard; None for t = z.
+        """Choose coordinates t that standardise the prior, or uniform codes between two bounds; None for t = z.
 
         Args:
-            bounds: those of z.
-            prior: the distribution of z, with arrays (k,); where it is flat, bounds decide.
+            bounds: the bounds of z.
+            prior: the prior distribution of z, with arrays (k,). Where it is flat, bounds decide.
             weight: a prior that is a weight of |z|^2; bounded codes then stay as they are.
 
         Raises:
-            InputError: all coordinates are fixed, or bounds exceed the range of numbers, in standard deviations.
+            InputError: all coordinates are fixed, or bounds in standard deviations exceed the range of numbers.
         """
         if bounds.none and (prior is None or prior.standard):
             return None
@@ -108,14 +108,14 @@ class Coordinates:
         return cls(shift, factor, whole, Bounds(lower, upper, normal=proper | bounds.normal))
 
     def codes(self, t: Array) -> Array:
-        """z for t (..., f): within the bounds exactly, and exactly at a bound where t is at one."""
+        """Convert t (..., f) to codes z, exactly within the bounds, and exactly at a bound if t is at one."""
         bounds = self.of_codes.free
         z = bounds.clip(self.shift + self.factor * t)
         z = np.where(t == self.standard.lower, bounds.lower, z)
         return self.of_codes.with_free(np.where(t == self.standard.upper, bounds.upper, z))
 
     def coordinates(self, z: Array) -> Array:
-        """t for codes z (..., k)."""
+        """Convert codes z (..., k) to t."""
         bounds, z = self.of_codes.free, z[..., ~self.of_codes.fixed]
         t = self.standard.clip((z - self.shift) / self.factor)
         t = np.where(z == bounds.lower, self.standard.lower, t)
@@ -124,13 +124,15 @@ class Coordinates:
 
 @dataclass(frozen=True, eq=False)
 class WorkingUnits:
-    """Working units, and the way back: z = shift + factor t; user's number = number / 2^exponent.
+    """Working units, which convert numbers from and to the user's units.
+
+    Codes are z = shift + factor t. A number in the user's units is the number in working units divided by 2^exponent.
 
     Attributes:
-        latent: the coordinates t that are searched in place of codes; None for the codes themselves.
+        latent: the coordinates t that are searched in place of codes; None if codes are searched.
         layers: exponents e of the factors s_i = 2^e of the layers, (d,); empty if the layers are not known.
-        output: the exponent of s_d, of outputs x.
-        data: the exponent of s_y, of observations y.
+        output: the exponent of the factor s_d for outputs x.
+        data: the exponent of the factor s_y for observations y.
     """
 
     latent: Coordinates | None = None
@@ -139,34 +141,34 @@ class WorkingUnits:
     data: int = 0
 
     def codes(self, t: Array) -> Array:
-        """The user's codes z (..., k) for t in working units."""
+        """Convert t in working units to the user's codes z (..., k)."""
         return t if self.latent is None else self.latent.codes(t)
 
     def coordinates(self, z: Array) -> Array:
-        """t in working units for the user's codes z (..., k)."""
+        """Convert the user's codes z (..., k) to t in working units."""
         return z if self.latent is None else self.latent.coordinates(z)
 
     def outputs(self, x: Array) -> Array:
-        """The user's outputs for outputs in working units, of any shape."""
+        """Convert outputs of any shape from working units to the user's units."""
         with np.errstate(over="ignore", under="ignore"):
             return np.ldexp(x, -self.output)
 
     def measured(self, value: Array, power: int = 1) -> Array:
-        """Numbers in the user's unit of y^power for numbers in working units."""
+        """Convert numbers of y^power from working units to the user's units."""
         return self.scaled(value, -power)
 
     def scaled(self, value: Array | float, power: int = 1) -> Array:
-        """Numbers in the working unit of y^power for the user's numbers."""
+        """Convert numbers of y^power from the user's units to working units."""
         with np.errstate(over="ignore", under="ignore"):
             return np.asarray(np.ldexp(value, power * self.data))
 
     @property
     def rescaled(self) -> bool:
-        """Whether outputs, of layers or of the generator, have another unit."""
+        """Whether outputs of layers or of the generator have other units than the user's."""
         return bool(self.output or any(self.layers))
 
     def of_outputs(self, network: Generator) -> Generator:
-        """The generator of codes in the user's units, whose outputs, also of layers, are in these units."""
+        """Convert a generator: codes keep the user's units, and outputs, also of layers, get working units."""
         if not self.rescaled:
             return network
         if isinstance(network, Network):
@@ -176,7 +178,7 @@ class WorkingUnits:
 
 
 class InUnits(NamedTuple):
-    """G' and A', and the units that they are in."""
+    """A generator G' and an operator A' in working units, with these units."""
 
     network: Generator
     operator: Operator
@@ -186,13 +188,13 @@ class InUnits(NamedTuple):
 def in_working_units(
     network: Generator, operator: Operator | None = None, latent: Coordinates | None = None, scaled: bool = True
 ) -> InUnits:
-    """The network and the operator in working units; they are returned as they are if these are the user's.
+    """Convert a network and an operator to working units. If these are the user's units, return both unchanged.
 
     Args:
         network: G.
         operator: A; None measures the whole output.
         latent: the coordinates that are searched in place of codes.
-        scaled: whether outputs may have another unit; counts have a fixed one.
+        scaled: whether outputs may have another unit; counts have a fixed unit.
 
     Raises:
         ModelError: the network was converted to single precision, and has weights beyond its range.
@@ -206,7 +208,7 @@ def in_working_units(
         network = network.once("in working units", lambda: units.of_outputs(network))
     data = output = units.output
     if not operator.selects:
-        typical = network.typical_outputs  # those of the middle sizes: others may be any power of these
+        typical = network.typical_outputs  # two of median size: others may be any power of it
         middle = np.argsort(np.abs(typical).max(axis=1))[len(typical) // 2 - 1 :][:2]
         data = _measured_exponent(operator, units.outputs(typical[middle]), output)
         operator = operator.in_units(-output, data)
@@ -214,7 +216,7 @@ def in_working_units(
 
 
 def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
-    """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
+    """Return G(shift + factor t) as a generator of t. The same coordinates give the same object."""
     bounds, standard = latent.of_codes, latent.standard
     key = b"".join(
         a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, np.asarray(standard.normal))
@@ -228,7 +230,7 @@ def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
 
 
 def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
-    """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
+    """Return the generator on the searched coordinates. Its typical outputs come from codes within the bounds."""
     normal = prior.of_names(network.names) if isinstance(prior, Normal) else None
     latent = Coordinates.of(bounds, normal, 0.0 if isinstance(prior, Normal) else prior)
     return network.plain if latent is None else on_coordinates(network.plain, latent)
@@ -238,9 +240,9 @@ def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) ->
 
 
 def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
-    """The exponent of the factor that makes measurements of typical outputs x about 1; weights are included.
+    """Return the exponent of the factor that makes weighted measurements of typical outputs x about 1.
 
-    Step lengths and the Gaussian surrogate are made for measurements of the size of outputs.
+    Step lengths and the Gaussian surrogate are designed for measurements of about the size of outputs.
     """
     weights, inner = operator.weights(max(1, operator.count)), operator.unweighted
     if weights is None:
@@ -251,7 +253,7 @@ def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
 
 
 def _units_of(network: Generator) -> WorkingUnits:
-    """The units in which typical outputs of the layers are about 1."""
+    """Find the units in which typical outputs of the layers are about 1."""
     if not isinstance(network, Network):
         output = _exponent(_log_size(network.typical_outputs), 0)
         return WorkingUnits(output=output, data=output)
@@ -278,7 +280,7 @@ def _units_of(network: Generator) -> WorkingUnits:
 
 
 def _exponent(log_size: float | None, otherwise: int) -> int:
-    """The exponent of the factor that makes numbers of this size about 1."""
+    """Return the exponent of the factor that makes numbers of this size about 1; ``otherwise`` if the size is None."""
     if log_size is None:
         return otherwise
     near = abs(log_size) <= _UNCHANGED_EXPONENT
@@ -286,7 +288,7 @@ def _exponent(log_size: float | None, otherwise: int) -> int:
 
 
 def _log_size(x: Array) -> float | None:
-    """log2 of the root mean square; None if it is 0 or not finite."""
+    """Compute log2 of the root mean square; None if it is 0 or not finite."""
     largest = float(np.abs(x).max(initial=0.0))
     if not 0 < largest < math.inf:
         return None
@@ -295,7 +297,10 @@ def _log_size(x: Array) -> float | None:
 
 
 def _log_size_of_powers(u: Tensor) -> float:
-    """log2 of the root mean square of exp(u), (B, n), at the median code: at others it may be any power larger."""
+    """Compute log2 of the root mean square of exp(u), (B, n), at the median code.
+
+    At other codes, it may be larger by any power.
+    """
     return float((torch.logsumexp(2 * u, dim=1) - math.log(u.shape[1])).median()) / (2 * math.log(2))
 
 
@@ -303,7 +308,7 @@ def _log_size_of_powers(u: Tensor) -> float:
 
 
 def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
-    """The layer for inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
+    """Convert a layer to inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
     if not (before or after):
         return layer
     if after and not layer.activation.scalable:
@@ -327,6 +332,6 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
 
 
 def _like(affine: Affine) -> Tensor:
-    """A tensor of the type and on the device of a map's tensors."""
+    """Return a tensor with the type and the device of the map's tensors."""
     held = (tensor for step in affine.steps for tensor in step.tensors().values())
     return next(held, torch.empty(0, dtype=torch.float64))

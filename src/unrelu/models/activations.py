@@ -2,9 +2,9 @@
 
 Layer-wise inversion needs the preimage of an interval: half-infinite where the activation is flat or saturates.
 
-To add an activation: an entry of :data:`_BASES` with a number of its own, and the branch of this number in
-:mod:`unrelu.local_search._compiled_activations`, function ``_base_function``. To read it from models, its operator
-in :mod:`unrelu.loaders._torch_operations`.
+To add an activation, add an entry with a new number to :data:`_BASES`, and a branch for this number to the function
+``_base_function`` of :mod:`unrelu.local_search._compiled_activations`. To read the activation from models, add its
+operator to :mod:`unrelu.loaders._torch_operations`.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ HARDSIGMOID, HARDSWISH, HARDTANH, SOFTPLUS, ELU, SELU, SIN = range(8, 15)
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 # The tanh form of GELU is u times the sigmoid of GELU_LINEAR (u + GELU_CUBIC u^3) (Hendrycks and Gimpel 2016).
 GELU_LINEAR, GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
-# A softplus is u from here on, exactly in double precision.
+# From this u on, a softplus equals u exactly in double precision.
 _SOFTPLUS_END = 40.0
 
 
 @dataclass(frozen=True)
 class _Base:
-    """A base function b."""
+    """A base function b, with its derivative, inverse and range."""
 
     kind: int  # its number in compiled code
     value: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor, Tensor], Tensor]  # b'(t), given t and b(t)
-    inverse: Callable[[Array], Array] | None = None  # t of b(t), of monotone functions; at a flat end, the nearest t
+    inverse: Callable[[Array], Array] | None = None  # from b(t) to t, if b is monotone; at a flat end, the nearest t
     range: tuple[float, float] = (-np.inf, np.inf)
-    flat: bool = False  # whether it is constant beyond some t, so that the ends of its range are values
+    flat: bool = False  # whether b is constant beyond some t, so b attains the ends of its range
 
 
 def _swish_derivative(t: Tensor, b: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def _mish_derivative(t: Tensor, b: Tensor) -> Tensor:
 
 
 def _log1p_below(x: Array) -> Array:
-    """The inverse of an ELU."""
+    """Invert an ELU."""
     return np.where(x > 0, x, np.log1p(np.minimum(x, 0.0)))
 
 
@@ -103,30 +103,30 @@ _BASES = {
     ),
     "sin": _Base(SIN, torch.sin, lambda t, b: torch.cos(t), None, (-1.0, 1.0)),
 }  # fmt: skip
-# Default slope c of the piecewise linear activations; that of others is 0.
+# Default slope c of the piecewise linear activations. The others have the default slope 0.
 _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0, "prelu": np.nan}
 _NAMES = (*_SLOPES, *_BASES)
 _ALIASES = {"silu": "swish", "sine": "sin"}
-# Stands for a steepness of 0, for which b(a u) / a is b'(0) u if b(0) = 0, exactly in floating point.
+# Replaces a steepness of 0. If b(0) = 0, then b(a u) / a equals b'(0) u exactly in floating point at this steepness.
 _FLATTEST = 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    r"""One activation, applied coordinate by coordinate.
+    r"""One activation function, applied coordinate by coordinate.
 
     .. math:: \phi(u) = c u + (1 - c) \, b(a u) / a
 
-    with a base function b, the slope c and the steepness a, numbers or one of each per coordinate. Where c = 1, a value
-    passes through unchanged.
+    with a base function b, the slope c and the steepness a. Slope and steepness are single numbers, or arrays with one
+    number for each coordinate. Where c = 1, a value passes through unchanged.
 
-    The piecewise linear ones have b(t) = max(t, 0), so that any steepness is the same: c = 0 is ReLU, a number in
+    Piecewise linear activations have b(t) = max(t, 0), so the steepness has no effect: c = 0 is ReLU, a number in
     (0, 1) LeakyReLU, one number per coordinate PReLU, and 1 the identity. The others are PyTorch's functions of the
-    same name, with c = 0 and a = 1 by default. Emulators learn c and a of a ``swish`` (speculator, CosmoPower). PyTorch
-    calls a the ``beta`` of a Softplus; of a CELU, which is an ``elu``, it is 1 / ``alpha``.
+    same name, with c = 0 and a = 1 by default. Emulators learn c and a of a ``swish`` (speculator, CosmoPower). In
+    PyTorch, a is the ``beta`` of a Softplus. A CELU is an ``elu`` with a = 1 / ``alpha``.
 
-    With a ``width`` w > 0, a parabola between -w and w smooths the kink of a piecewise linear one, so that a search
-    does not get stuck there. Outside this interval nothing changes: an inactive ReLU stays inactive.
+    With a ``width`` w > 0, a parabola between -w and w smooths the kink of a piecewise linear activation. A search then
+    does not get stuck at the kink. Outside this interval nothing changes: an inactive ReLU stays inactive.
 
     .. math:: \phi_w(u) = c u + (1 - c) \frac{(u + w)^2}{4 w}, \qquad |u| \le w
 
@@ -134,11 +134,11 @@ class Activation:
         name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid``, ``tanh``, ``exp``, ``swish`` (or
             ``silu``), ``gelu``, ``gelu_tanh`` (``approximate="tanh"``), ``mish``, ``hardsigmoid``, ``hardswish``,
             ``hardtanh``, ``softplus``, ``elu``, ``selu`` or ``sin``.
-        slope: c: a scalar for ``leaky_relu``, a scalar or an array of shape (n,) for ``prelu`` and those that are not
-            piecewise linear. ``relu`` and ``identity`` take none.
+        slope: c: a scalar for ``leaky_relu``, a scalar or an array of shape (n,) for ``prelu`` and for activations that
+            are not piecewise linear. ``relu`` and ``identity`` take none.
         width: w, for piecewise linear activations. The layer methods and the inverse below assume w = 0.
-        steepness: a, of those that are not piecewise linear: a scalar or an array of shape (n,); None means 1. It may
-            be 0 if b(0) = 0.
+        steepness: a, for activations that are not piecewise linear: a scalar or an array of shape (n,); None means 1.
+            It may be 0 if b(0) = 0.
 
     Raises:
         ModelError: the name is unknown, or the activation does not take this slope or steepness.
@@ -193,7 +193,7 @@ class Activation:
 
     @classmethod
     def of_slope(cls, slope: npt.ArrayLike) -> Activation:
-        """Return max(u, 0) + c min(u, 0), named by its slope c: one number, or an array that broadcasts to u."""
+        """Return the activation max(u, 0) + c min(u, 0) for a slope c: a number, or an array that broadcasts to u."""
         c = np.asarray(slope, dtype=np.float64)
         one = c.item() if c.size == 1 else c
         if c.size == 1 and one in (0, 1):
@@ -202,9 +202,9 @@ class Activation:
 
     @classmethod
     def joined(cls, activations: Sequence[Activation], sizes: Sequence[int]) -> Activation:
-        """The activation of outputs of which each of several has so many, in turn, all with the first base function.
+        """Concatenate activations: the i-th one applies to the next ``sizes[i]`` outputs.
 
-        The identity may be among the others, as it has any base function.
+        All have the base function of the first one, or are the identity, which can be written with any base function.
         """
         pairs = list(zip(activations, sizes, strict=True))
         slopes = np.concatenate([np.broadcast_to(each.slope, n) for each, n in pairs])
@@ -213,7 +213,7 @@ class Activation:
         )
 
     def of_parameters(self, slopes: Array, steepnesses: Array) -> Activation:
-        """The activation of the same base function with these slopes and steepnesses, (n,)."""
+        """Return the activation with the same base function and these slopes and steepnesses, (n,)."""
         c, a = (values[0] if (values == values[0]).all() else values for values in (slopes, steepnesses))
         if self._base is None:
             return Activation.of_slope(c)
@@ -241,27 +241,27 @@ class Activation:
 
     @cached_property
     def smooth(self) -> bool:
-        """Whether the base function is no ReLU: some output is curved, or has kinks beside 0 (hardtanh)."""
+        """Whether the base function is not ReLU: some output is curved, or has kinks elsewhere than at 0 (hardtanh)."""
         return self._base is not None and not self.linear
 
     @property
     def scalable(self) -> bool:
-        """Whether outputs may be of any size by :meth:`scaled`; of exp, a bias does this without overflow."""
+        """Whether :meth:`scaled` can give outputs any size. For exp, a bias does this without overflow instead."""
         return not self.bounded and not (self.name == "exp" and self._plain)
 
     @property
     def bounded(self) -> bool:
-        """Whether all outputs have a finite range, as of sigmoid, tanh and sin."""
+        """Whether all outputs have a finite range, as for sigmoid, tanh and sin."""
         return all(np.isfinite(end).all() for end in self.range)
 
     @cached_property
     def linear(self) -> bool:
-        """Whether it is the identity."""
+        """Whether the activation is the identity."""
         return bool((self.slope == 1).all())
 
     @property
     def convex(self) -> bool:
-        """Whether it is the larger of u and c u, with 0 <= c <= 1."""
+        """Whether the activation is max(u, c u) with 0 <= c <= 1."""
         return not self.smooth and bool(((self.slope >= 0) & (self.slope <= 1)).all())
 
     @property
@@ -273,14 +273,14 @@ class Activation:
 
     @property
     def monotone(self) -> bool:
-        """Whether :meth:`preimage` knows that of an interval: not of swish, slopes below 0, sigmoids with a line."""
+        """Whether :meth:`preimage` works: it does not for swish, slopes below 0, or a sigmoid plus a linear term."""
         if self._base is None or self.linear:
             return bool((self.slope >= 0).all())
         return self._base.inverse is not None and bool(((self.slope == 0) | (self.slope == 1)).all())
 
     @property
     def range(self) -> tuple[Array, Array]:
-        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite if unlimited."""
+        """The lower and upper limits of the outputs, each broadcastable to (n,); infinite if unlimited."""
         if self._base is None:
             return np.where(self.slope > 0, -np.inf, 0.0), np.array(np.inf)
         ends = [end / self.steepness for end in self._base.range]
@@ -288,20 +288,20 @@ class Activation:
         return np.where(self.slope == 0, low, -np.inf), np.where(self.slope == 0, high, np.inf)
 
     def slopes(self, n: int) -> Array:
-        """The slope below zero of each of n outputs, (n,); NaN for curved ones."""
+        """Return the slope below zero for each of n outputs, (n,); NaN for curved outputs."""
         curved = self._base is not None
         return np.array(np.broadcast_to(np.where(curved & (self.slope != 1), np.nan, self.slope), (n,)))
 
     def kinks(self, n: int) -> Flags:
-        """Which of n outputs have a kink at 0, (n,)."""
+        """Find which of n outputs have a kink at 0, (n,)."""
         return np.asarray((self.slopes(n) != 1) & (not self.smooth))
 
     def of(self, index: Index | Flags | slice) -> Activation:
-        """The activation restricted to the outputs in ``index``."""
+        """Restrict the activation to the outputs in ``index``."""
         return self._with(lambda values: values[index] if values.ndim else values)
 
     def on(self, shape: tuple[int, ...]) -> Activation:
-        """The activation with its slopes and steepnesses broadcast to outputs of a shape, flat.
+        """Broadcast the slopes and steepnesses to an output shape, and flatten them.
 
         Raises:
             ModelError: they do not broadcast.
@@ -313,24 +313,24 @@ class Activation:
             raise ModelError(f"{self.name} {held} do not fit an output of shape {shape}") from None
 
     def _with(self, change: Callable[[Array], Array]) -> Activation:
-        """The activation with changed slopes and steepnesses; itself if these are single numbers."""
+        """Apply ``change`` to slopes and steepnesses. If both are single numbers, return the activation unchanged."""
         if not (self.slope.ndim or self.steepness.ndim):
             return self
         return replace(self, slope=change(self.slope), steepness=change(self.steepness))
 
     def scaled(self, exponent: int) -> Activation:
-        """phi' with phi'(s u) = s phi(u) for s = 2^exponent, exactly."""
+        """Return phi' with phi'(s u) = s phi(u) for s = 2^exponent. The identity holds exactly."""
         a = self.steepness if self._base is None else np.ldexp(self.steepness, -exponent)
         return replace(self, width=math.ldexp(self.width, exponent), steepness=a)
 
     def smoothed(self, width: float) -> Activation:
-        """The same activation with its kink smoothed; unchanged if it has no kink."""
+        """Smooth the kink over [-width, width]. An activation without a kink is returned unchanged."""
         return self if self.smooth or self.linear else replace(self, width=width)
 
     # --- PyTorch side: values and derivatives -------------------------------------------------------------------
 
     def forward(self, u: Tensor) -> Tensor:
-        """phi(u) for pre-activations of shape (B, n)."""
+        """Compute phi(u) for pre-activations of shape (B, n)."""
         if self.linear:
             return u
         if self._base is not None:
@@ -340,7 +340,7 @@ class Activation:
             return c * u + share * self._base.value(a * u)
         if not self.width:
             return torch.relu(u) if self.name == "relu" else torch.where(u > 0, u, u * self._like(self.slope, u))
-        # The integral of a ramp that rises from 0 at -w to 1 at w; for u > w it equals u.
+        # The integral of a ramp that rises from 0 at -w to 1 at w. For u > w, the integral equals u.
         ramp = F.hardtanh(u, -self.width, self.width) + self.width
         positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
         if self.name == "relu":
@@ -349,7 +349,7 @@ class Activation:
         return c * u + (1 - c) * positive
 
     def derivative(self, u: Tensor, x: Tensor) -> Tensor:
-        """phi'(u), given u and x = phi(u), both (B, n). At a kink, the slope for negative arguments."""
+        """Compute phi'(u) from u and x = phi(u), both (B, n). At a kink, use the slope for negative arguments."""
         if self._base is not None and not self.linear:
             if self._plain:
                 return self._base.derivative(u, x)
@@ -362,7 +362,7 @@ class Activation:
         return torch.where(u > 0, torch.ones_like(c), c)
 
     def _mixed(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c, a, and (1 - c) / a; a is 0 where a value passes through, so that b cannot overflow there."""
+        """Return c, a and (1 - c) / a. Where a value passes through, a is replaced by 0, so b cannot overflow."""
         c, a = self._like(self.slope, u), self._like(self.steepness, u)
         return c, torch.where(c == 1, 0.0, a), (1 - c) / a
 
@@ -372,7 +372,7 @@ class Activation:
     # --- NumPy side: for the layer solvers -------------------------------------------------------------------------
 
     def value(self, u: Array) -> Array:
-        """phi(u) for pre-activations of shape (..., n), with its kink."""
+        """Compute phi(u) for pre-activations of shape (..., n), with an unsmoothed kink."""
         if self._base is None or self.linear:
             return np.where(u > 0, u, u * self.slope)
         return self.forward(torch.tensor(u, dtype=torch.float64)).numpy()
@@ -380,7 +380,8 @@ class Activation:
     def clip(self, x: Array, margin: float = 0.0) -> Array:
         """Clip x to the range of the activation.
 
-        Where it never reaches an end, as of a sigmoid, x is kept ``margin`` inside, but at most a quarter of the range.
+        A sigmoid never attains the ends of its range. There, x is kept ``margin`` inside, but at most a quarter of the
+        range.
         """
         low, high = self.range
         if self._base is None:
@@ -389,7 +390,10 @@ class Activation:
         return np.clip(x, low + inside, high - inside)
 
     def inverse(self, x: Array) -> Array:
-        """The u with phi(u) = x where it is unique (equation (5) of the paper); at a flat end, that of its preimage."""
+        """Return the u with phi(u) = x where u is unique, by equation (5) of the paper.
+
+        At a flat end of the range, return the finite end of the preimage.
+        """
         if self._base is None or self._base.inverse is None or self.linear:
             return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
         if self._plain:
@@ -399,7 +403,7 @@ class Activation:
         return np.where(passes, x, self._base.inverse(inside) / self.steepness)
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """The interval of u with ``low <= phi(u) <= high``, where this meets the range; ends may be infinite."""
+        """Return the interval of u with ``low <= phi(u) <= high``, which must meet the range. Ends may be infinite."""
         bottom, top = self.range
         free_below, free_above = low <= bottom, high >= top
         with np.errstate(invalid="ignore", divide="ignore"):  # an end beyond the range has no inverse

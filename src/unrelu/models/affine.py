@@ -23,45 +23,45 @@ from torch import Tensor
 from unrelu.errors import ModelError
 from unrelu.runtime.array_types import Array, Shape
 
-# Identity columns that are pushed through a map at once to write out its matrix.
+# How many columns of the identity are mapped at once to compute the matrix of a map.
 _PROBE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Step(ABC):
-    """One affine operation on a batch of tensors (B, *shape): a frozen dataclass."""
+    """One affine operation on a batch of tensors (B, *shape). Subclasses are frozen dataclasses."""
 
     @abstractmethod
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        """Apply the operation to x, (B, *shape), without its constant term if ``constant`` is False."""
+        """Apply the operation to x, (B, *shape). If ``constant`` is False, leave out the constant term."""
 
     def then(self, step: Step, shape: Shape) -> Step | None:
-        """Merge this step and the next one, whose input has ``shape``; None if they cannot be merged."""
+        """Merge this step with the next one, whose input has ``shape``. Return None if they cannot be merged."""
         return None
 
     def work(self, n_in: int, n_out: int) -> int:
-        """Number of multiplications of one application, in a map of n_in inputs and n_out outputs."""
+        """Count the multiplications of one application, in a map with n_in inputs and n_out outputs."""
         return 0
 
     @property
     def kind(self) -> str:
-        """What it is, in tables and messages."""
+        """The name of the operation in tables and messages."""
         return type(self).__name__
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its weights and constants by name."""
+        """Return the weights and constants by name."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Step:
-        """The step with ``change(name, tensor)`` in place of each tensor."""
+        """Return the step with ``change(name, tensor)`` in place of each tensor."""
         changed: dict[str, Any] = {name: change(name, tensor) for name, tensor in self.tensors().items()}
         return replace(self, **changed)
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Step):
-    """W h + b on the last axis; W is (n_out, n_in), b is (n_out,) or None."""
+    """A dense map W h + b on the last axis; W is (n_out, n_in), b is (n_out,) or None."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -78,7 +78,7 @@ class Dense(Step):
         elif not isinstance(step, Dense):
             return None
         elif self.weight.shape[1] * len(step.weight) > self.weight.numel() + step.weight.numel():
-            return None  # a product through a few components is cheaper as two
+            return None  # a product through a few components is cheaper as two matrices
         # W2 (W1 h + b1) + b2 = (W2 W1) h + (W2 b1 + b2)
         weight = step.apply(self.weight.T, constant=False).T.contiguous()
         if self.bias is None and isinstance(step, Dense):
@@ -88,7 +88,7 @@ class Dense(Step):
 
 @dataclass(frozen=True, eq=False)
 class Conv(Step):
-    """A convolution over the trailing axes, or a transposed one, as ``torch.convolution`` has them."""
+    """A convolution over the trailing axes, or a transposed one, with the arguments of ``torch.convolution``."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -116,7 +116,7 @@ class Conv(Step):
         )  # fmt: skip
 
     def then(self, step: Step, shape: Shape) -> Step | None:
-        """Merge a following scale for each channel."""
+        """Merge a scale that follows, if it has one factor and one shift for each channel."""
         if not isinstance(step, Scale) or not step.by_channel(shape):
             return None
         scale, shift = (t.reshape(-1).broadcast_to(shape[:1]) for t in (step.scale, step.shift))
@@ -139,7 +139,7 @@ class Conv(Step):
 
 @dataclass(frozen=True, eq=False)
 class Scale(Step):
-    """scale * x + shift, both broadcastable to the shape of x: batch normalisation in evaluation mode."""
+    """The map scale * x + shift, such as batch normalisation in evaluation mode. Both broadcast to the shape of x."""
 
     scale: Tensor
     shift: Tensor
@@ -157,11 +157,11 @@ class Scale(Step):
         return None
 
     def full(self, shape: Shape) -> Scale:
-        """The same map with one factor and one shift for every entry of x, flat."""
+        """Return the same map with one factor and one shift for every entry of x, flattened."""
         return Scale(*(t.broadcast_to(shape).reshape(-1) for t in (self.scale, self.shift)))
 
     def by_channel(self, shape: Shape) -> bool:
-        """Whether scale and shift vary along the first axis of ``shape`` only."""
+        """Check whether scale and shift vary along the first axis of ``shape`` only."""
         held = (self.scale, self.shift)
         return all(t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0]) for t in held)
 
@@ -170,8 +170,8 @@ class Scale(Step):
 class LinearOperation(Step):
     """An operator of PyTorch that is linear in its first argument: resampling, pooling, padding, a permutation, a sum.
 
-    The operator is called by its name, ``"aten.avg_pool2d.default"``, with the batch first. Its further arguments must
-    not depend on the size of the batch.
+    The operator is called by its name, such as ``"aten.avg_pool2d.default"``. Its first argument is the batch. Its
+    further arguments must not depend on the size of the batch.
     """
 
     name: str
@@ -204,7 +204,7 @@ class Reshape(Step):
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A composition of steps, h -> A h + b, from ``in_shape`` to ``out_shape``; without steps, the identity.
+    """A composition of steps, h -> A h + b, from ``in_shape`` to ``out_shape``. Without steps, it is the identity.
 
     Build it with :meth:`compose`, which merges steps where possible and checks that their shapes fit. Inputs and
     outputs are flat, (B, n_in) -> (B, n_out).
@@ -214,7 +214,7 @@ class Affine:
     in_shape: Shape
     out_shape: Shape
 
-    # A composition of these steps, a Dense among them, is written out as a dense matrix; any other one as a sparse one.
+    # The matrix is dense if all steps are of these types and at least one is a Dense; else it is sparse.
     _DENSE: ClassVar[tuple[type[Step], ...]] = (Dense, Reshape, Scale)
 
     @classmethod
@@ -246,11 +246,11 @@ class Affine:
         return math.prod(self.out_shape)
 
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Affine:
-        """The map with ``change(name, tensor)`` in place of every tensor of its steps, first to last."""
+        """Return the map with ``change(name, tensor)`` in place of every tensor of its steps, first to last."""
         return replace(self, steps=tuple(step.mapped(change) for step in self.steps))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Affine:
-        """A copy with its tensors converted.
+        """Return a copy with converted tensors.
 
         PyTorch computes convolutions in single precision on the CPU up to twice as fast in its channels-last format.
         """
@@ -264,14 +264,14 @@ class Affine:
         )
 
     def apply(self, h: Tensor, constant: bool = True) -> Tensor:
-        """A h + b, or A h alone, for h of shape (B, n_in)."""
+        """Compute A h + b for h of shape (B, n_in), or A h alone if ``constant`` is False."""
         x = h.reshape(h.shape[0], *self.in_shape)
         for step in self.steps:
             x = step.apply(x, constant)
         return x.reshape(h.shape[0], self.n_out)
 
     def matrix(self) -> Array | sparse.csr_array:
-        """A, (n_out, n_in): dense for dense maps, SciPy sparse with convolutions, pooling or resampling."""
+        """Compute A, (n_out, n_in): dense for dense maps, SciPy sparse with convolutions, pooling or resampling."""
         if len(self.steps) == 1 and isinstance(self.steps[0], Dense) and len(self.in_shape) == 1:
             return self.steps[0].weight.detach().cpu().double().numpy()
         blocks = []
@@ -285,7 +285,7 @@ class Affine:
         return np.ascontiguousarray(np.concatenate(blocks).T) if dense else sparse.vstack(blocks).T.tocsr()
 
     def bias(self) -> Array:
-        """b, (n_out,)."""
+        """Compute b, (n_out,)."""
         zero = torch.zeros(1, self.n_in, dtype=torch.float64)
         return np.asarray(self.to(torch.float64, torch.device("cpu")).apply(zero)[0])
 
@@ -304,7 +304,7 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Refuse NaN and infinite values; ``what`` names them in the message."""
-    # Those of a module made in inference mode cannot be evaluated otherwise.
+    # Without no_grad, tensors that were made in inference mode cannot be evaluated.
     with torch.no_grad():
         bad = int((~torch.isfinite(values)).sum())
     if bad:
@@ -312,7 +312,7 @@ def check_finite(values: Tensor, what: str) -> None:
 
 
 def _append(steps: list[Step], step: Step, shape: Shape) -> None:
-    """Append ``step``, whose input has ``shape``; merge it into an earlier step where that is exact."""
+    """Append ``step``, whose input has ``shape``. Merge it into an earlier step where the merged step is exact."""
     i = len(steps) - 1
     if i > 0 and isinstance(step, Scale) and isinstance(steps[i], Reshape) and isinstance(steps[i - 1], Dense):
         i -= 1

@@ -1,4 +1,4 @@
-"""Affine heads: what scales and offsets outputs, entry by entry, by amounts that are affine in nuisance parameters."""
+"""Affine heads scale and offset outputs entry by entry. Scale and offset are affine in the nuisance parameters."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from scipy.special import ndtr
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import stream
 
-# A function is a head that differs from it by at most this fraction of the largest values at draws, of an output each.
+# A head replaces a function if they differ, in each output, by at most this fraction of its largest value at the draws.
 _ALIKE = 1e-6
-# The number of draws of each size, and the sizes: of outputs, in units of typical ones, and of latent coordinates.
+# The number of draws for each pair of sizes, and these pairs: the size of outputs relative to typical outputs, and the
+# size of latent coordinates.
 _DRAWS, _SIZES = 8, ((1e-2, 1.0), (1e2, 3.0))
 
 
 class AffineHead(NamedTuple):
-    r"""Outputs changed by p parameters: a scale, an offset, templates with amplitudes, a calibration of some outputs.
+    r"""A change of outputs by p parameters: a scale, an offset, template amplitudes, or a calibration of some outputs.
 
     .. math:: x' = (s_0 + S^T \tau) \circ x + c_0 + C^T \tau, \qquad
               \tau_i = \Phi(m_i + d_i u_i) \ \text{or} \ m_i + d_i u_i
 
     Attributes:
         scale, offset: s_0 and S, c_0 and C, (1 + p, n) each.
-        latent: for each parameter whether tau is without Phi, m and d, (p, 3).
+        latent: three numbers for each parameter, (p, 3): 1 if tau is without Phi, else 0; m; and d.
     """
 
     scale: Array
@@ -34,39 +35,39 @@ class AffineHead(NamedTuple):
     latent: Array
 
     def tau(self, u: Array) -> Array:
-        """1 and tau, (B, 1 + p), at latent coordinates u (B, p)."""
+        """Compute (1, tau), (B, 1 + p), at latent coordinates u (B, p)."""
         v = self.latent[:, 1] + self.latent[:, 2] * u
         return np.column_stack([np.ones(len(u)), np.where(self.latent[:, 0] > 0, v, ndtr(v))])
 
     def values(self, x: Array, u: Array) -> Array:
-        """x', (B, n), for outputs x (B, n) and latent coordinates u (B, p)."""
+        """Compute x', (B, n), from outputs x (B, n) and latent coordinates u (B, p)."""
         return np.asarray((self.tau(u) @ self.scale) * x + self.tau(u) @ self.offset)
 
     def outputs(self, index: Index | slice) -> AffineHead:
-        """The head of some of the outputs."""
+        """Restrict the head to some of the outputs."""
         return self._replace(scale=self.scale[:, index], offset=self.offset[:, index])
 
     @property
     def uniform(self) -> bool:
-        """Whether all outputs have one scale, so that A x' = s A x + A c for a matrix A."""
+        """Whether all outputs have one scale. For any matrix A, A x' is then s A x + A c."""
         return bool(np.ptp(self.scale, axis=1).max() <= _ALIKE * np.abs(self.scale).max())
 
 
 class HeadedChain(NamedTuple):
-    """A generator of z and u that is a chain of layers, G(z), followed by affine heads of u, first to last.
+    """A generator of z and u: a chain of layers, G(z), followed by affine heads that depend on u, first to last.
 
     Attributes:
-        network: G, a :class:`~unrelu.Network`, whose module imports this one.
-        heads: none where the generator is G.
+        network: G, a :class:`~unrelu.Network`. The type is Any, since the module of Network imports this one.
+        heads: the affine heads; empty if the generator is G alone.
     """
 
     network: Any
     heads: tuple[AffineHead, ...] = ()
 
     def in_units(self, network: Any, shift: Array, factor: Array, unit: Array) -> HeadedChain:
-        """This with u = shift + factor t and outputs multiplied by ``unit``, (n,); ``network`` is that of t.
+        """Substitute u = shift + factor t, multiply outputs by ``unit``, (n,), and replace the network by ``network``.
 
-        Parameters whose factor is 0 are constant, and no parameters any more.
+        Parameters with a factor of 0 become constants.
         """
         ends, free = self.heads[0].latent, factor != 0
         tau = self.heads[0].tau(shift[None])[:, 1:] * ~free
@@ -82,14 +83,15 @@ class HeadedChain(NamedTuple):
 def affine_heads(
     function: Callable[[Array], Array], size: Array, latent: Array, ends: Array, names: tuple[str, ...]
 ) -> tuple[AffineHead, ...]:
-    """f(x, u) as affine heads, first to last, as far as its values at draws show; empty if it is none.
+    """Write f(x, u) as affine heads, first to last. Return () if they differ from f at random draws.
 
     Args:
-        function: f, of outputs x and latent coordinates u in one vector, (B, n + p); scale and offset come last.
+        function: f, a function of outputs x and latent coordinates u in one vector, (B, n + p). It applies scale and
+            offset last.
         size: typical sizes of x, (n,).
         latent: see :class:`AffineHead`.
-        ends: the parameters where tau is 0 and where it is 1, (2, p).
-        names: those of the parameters, (p,).
+        ends: the values of the parameters at tau = 0 and at tau = 1, (2, p).
+        names: the names of the parameters, (p,).
     """
     n, p = len(size), len(names)
 
@@ -104,9 +106,9 @@ def affine_heads(
                 target[0], target[1 + i] = ends[0, i], ends[1, i] - ends[0, i]
     others = set(names) - {"scale", "offset"}
     heads = (last,) if len(others) < p else ()
-    # A user's function may refuse outputs that its generator never has, with any error, and return another number.
+    # A function may raise any error at outputs that the generator never has, and may return another number of outputs.
     with suppress(Exception), np.errstate(all="ignore"):
-        if others:  # x' at two x for 1 + p points tau gives scale and offset there, which are affine in tau
+        if others:  # scale and offset are affine in tau: x' at two x and 1 + p points tau determines them
             u = 1.0 - 2 * np.eye(1 + p, p, -1)
             tau = last.tau(u)
             low, high = (

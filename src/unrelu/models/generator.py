@@ -1,4 +1,4 @@
-"""The interface of every generator, whether its layers are known or not; and a generator with names around one."""
+"""The interface of every generator, whether its layers are known or not, and wrappers around a generator."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from unrelu.runtime.words import listed, reshaping
 Kept = TypeVar("Kept")
 # A generator is large if a Jacobian costs at least as much as this many multiplications.
 _LARGE = 3 * 10**7
-# The multiplications of a matrix product that take as long as to compute a number by an elementwise operation: 1 to 1.5
-# nanoseconds from the cache, and up to 10 from memory, beside .05.
+# An elementwise operation takes as long for one number as this many multiplications of a matrix product. It takes 1 to
+# 1.5 nanoseconds from the cache and up to 10 from memory; a multiplication takes 0.05.
 _COST_OF_NUMBER = 30
 
 
@@ -46,14 +46,14 @@ class Generator(ABC):
     be evaluated and differentiated.
 
     Attributes:
-        latent_shape: shape of one latent code. Codes are also taken flat, as ``latent_dim = prod(latent_shape)``
-            numbers.
+        latent_shape: shape of one latent code. Flat codes of ``latent_dim = prod(latent_shape)`` numbers are also
+            accepted.
         output_shape: shape of one output.
-        width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
+        width: the size of the largest tensor when one code, or one direction of its Jacobian, is evaluated.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
-        domain: the :class:`~unrelu.parameters.latent_bounds.Bounds` of the codes that a function is meant for, or None.
-            They are the bounds of searches that state none.
+        domain: the :class:`~unrelu.parameters.latent_bounds.Bounds` of the codes that the generator is meant for, or
+            None. A search without stated bounds uses them.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -81,36 +81,36 @@ class Generator(ABC):
 
     @abstractmethod
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device.
+        """Return the same generator, evaluated in another dtype or on another device.
 
         Raises:
             OptionError: the dtype is not a floating-point type, or the device is not available.
         """
 
     def _set(self, **values: Any) -> None:
-        """Set attributes of a frozen dataclass that follow from its fields."""
+        """Set attributes that a frozen dataclass derives from its fields."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
-        """Check the arguments of :meth:`to`; None means the present dtype or device."""
+        """Check the arguments of :meth:`to`, where None means the present dtype or device."""
         dtype = self.dtype if dtype is None else dtype
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
         return dtype, usable(self.device if device is None else device, dtype)
 
     def bounds(self, stated: Any, fixed: Any = None) -> Bounds:
-        """The bounds of a search of its codes, as users state them; by default, the domain.
+        """Read the bounds for a search over codes, as users state them. The default is the domain.
 
-        Errors are those of :meth:`unrelu.parameters.latent_bounds.Bounds.parse`.
+        Raises the errors of :meth:`unrelu.parameters.latent_bounds.Bounds.parse`.
         """
         return Bounds.parse(stated, self.latent_shape, self.names, fixed, self.domain)
 
-    # --- what is kept with it -----------------------------------------------------------------------------------
+    # --- cached objects -----------------------------------------------------------------------------------------
 
     @cached_property
     def learned(self) -> dict[str, Any]:
-        """What searches have learned on it, by name (:mod:`unrelu.search.learned_prior`); pickles contain it."""
+        """What searches have learned, by name (:mod:`unrelu.search.learned_prior`). Pickles include it."""
         return {}
 
     @cached_property
@@ -118,10 +118,10 @@ class Generator(ABC):
         return {}
 
     def once(self, what: str, make: Callable[[], Kept], key: Hashable = None) -> Kept:
-        """Return ``make()``, which is kept with the generator until ``what`` is asked for with another key.
+        """Return ``make()``, and cache it with the generator until ``what`` is requested with another key.
 
-        This is the one cache of what follows from a generator: itself on a device or in other units, samples. It must
-        depend on nothing but the generator and the key. It is neither copied nor pickled.
+        This is the only cache for objects derived from a generator, such as samples, or the generator on a device or in
+        other units. A cached object must depend only on the generator and the key. It is neither copied nor pickled.
         """
         held = self._kept.get(what)
         if held is None or held[0] != key:
@@ -131,23 +131,23 @@ class Generator(ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
-    # --- names, which a generator around this one has -----------------------------------------------------------
+    # --- names: a NamedGenerator around this one holds them ------------------------------------------------------
 
     @property
     def plain(self) -> Generator:
-        """The generator without names, which methods work on."""
+        """The generator without names. Methods work on it."""
         return self
 
     @cached_property
     def names(self) -> Names:
-        """Names of coordinates and of parts of the output; here, none."""
+        """The names of coordinates and of parts of the output; a plain generator has none."""
         return Names(self.latent_shape, self.output_shape)
 
     def named(self, names: Sequence[str]) -> NamedGenerator:
-        """The same generator with names of its latent coordinates, for results, tables, plots, bounds and priors.
+        """Name the latent coordinates. Results, tables, plots, bounds and priors use these names.
 
         Args:
-            names: k different names, in the order of the flattened code; "" for a coordinate without. Else OptionError.
+            names: k different names, in the order of the flattened code; "" for no name. Else OptionError.
 
         >>> import unrelu
         >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0]]], activation="identity").named(["slope", "height"])
@@ -157,11 +157,11 @@ class Generator(ABC):
         return NamedGenerator(self.plain, self.names.named(names))
 
     def with_parts(self, parts: Mapping[str, int | Shape]) -> NamedGenerator:
-        """The same generator, whose output consists of named parts.
+        """Name the parts of the output.
 
         Args:
-            parts: sizes or shapes of the parts by name, in the order in which the flattened output contains them. They
-                must have as many entries as an output, else ModelError.
+            parts: sizes or shapes of the parts by name, in their order in the flattened output. Together they must
+                have as many entries as an output, else ModelError.
 
         >>> import unrelu
         >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]).with_parts({"pair": 2, "last": 1})
@@ -193,13 +193,13 @@ class Generator(ABC):
     def __call__(self, z: npt.ArrayLike) -> Array: ...
     @computing()
     def __call__(self, z: Any) -> Any:
-        """G(z): a code to an output, ``output_shape``, or a batch of codes to ``(B, *output_shape)``.
+        """Compute G(z): the output of one code, ``output_shape``, or of a batch of codes, ``(B, *output_shape)``.
 
         Args:
             z: ``latent_shape`` or ``(B, *latent_shape)``; or flat, (k,) or (B, k). An array of the shape of one code is
-                one code, even if that shape is (1, k). Anything else is an InputError. A tensor gives a tensor of its
-                type on its device, differentiable by PyTorch, so that functions for :func:`unrelu.from_torch` can be
-                made of generators.
+                one code, even if that shape is (1, k). Other shapes raise an InputError. If z is a tensor, the output
+                is a tensor of the same type on the same device, differentiable by PyTorch. Generators can therefore be
+                used in functions for :func:`unrelu.from_torch`.
         """
         if not isinstance(z, Tensor):
             codes = self.flat_codes(z)
@@ -210,29 +210,29 @@ class Generator(ABC):
 
     @computing()
     def outputs(self, z: npt.ArrayLike) -> Array:
-        """G(z), ``(B, *output_shape)``, where z is a batch in any case: (B, k) or ``(B, *latent_shape)``."""
+        """Compute G(z), ``(B, *output_shape)``, where z is always a batch, (B, k) or ``(B, *latent_shape)``."""
         codes = torch.tensor(self.flat_codes(z, batch=True), dtype=self.dtype, device=self.device)
         parts = torch.split(codes, at_once(LAYER_NUMBERS, self.width, self.device))
         return to_numpy(torch.cat(list(map(self.forward, parts)))).reshape(len(codes), *self.output_shape)
 
     @computing()
     def jacobian(self, z: npt.ArrayLike) -> Array:
-        """dG/dz, (n, k) or (B, n, k), of the flattened output by the flattened code.
+        """Compute dG/dz, (n, k) or (B, n, k): the derivative of the flattened output by the flattened code.
 
-        At a kink it is the slope for negative arguments. ``z`` is that of :meth:`__call__`.
+        At a kink, the slope for negative arguments is used. ``z`` is as in :meth:`__call__`.
         """
         codes = self.as_codes(z)
         _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
         return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
     def as_codes(self, z: npt.ArrayLike) -> Tensor:
-        """Codes, as :meth:`__call__` takes them, as a tensor of this generator's dtype and device: (k,) or (B, k)."""
+        """Convert codes, as in :meth:`__call__`, to a tensor of this generator's dtype and device: (k,) or (B, k)."""
         return torch.tensor(self.flat_codes(z), dtype=self.dtype, device=self.device)
 
     def flat_codes(self, z: npt.ArrayLike, name: str = "z", batch: bool = False) -> Array:
-        """One code, (k,), or a batch, (B, k), from an array of ``latent_shape``, ``(B, *latent_shape)``, or flat.
+        """Flatten codes of ``latent_shape`` or ``(B, *latent_shape)`` to (k,) or (B, k). They may be flat already.
 
-        ``batch`` says that it is a batch in any case, and ``name`` is that of the argument, for messages.
+        With ``batch``, z is always a batch. ``name`` is the name of the argument in messages.
 
         Raises:
             InputError: z is not made of real numbers, or has another shape.
@@ -241,7 +241,7 @@ class Generator(ABC):
         return codes.reshape(self._flat_shape(codes.shape, name, batch))
 
     def _flat_shape(self, shape: Shape, name: str, batch: bool = False) -> Shape:
-        """The shape of flat codes for codes of this shape, see :meth:`flat_codes`."""
+        """Return the flat shape for codes of a given shape, see :meth:`flat_codes`."""
         shapes = (self.latent_shape, (self.latent_dim,))
         if shape in shapes and not batch:
             return (self.latent_dim,)
@@ -255,36 +255,36 @@ class Generator(ABC):
         )
 
     def shaped(self, codes: Array) -> Array:
-        """Flat codes (..., k) in the shape of codes, ``(..., *latent_shape)``."""
+        """Reshape flat codes (..., k) to ``(..., *latent_shape)``."""
         return codes.reshape(*codes.shape[:-1], *self.latent_shape)
 
     @cached_property
     def work(self) -> int:
-        """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
+        """The number of multiplications of one forward pass in matrix products and convolutions; counted, not timed."""
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
         return multiplications(lambda: self.forward(codes))
 
     @cached_property
     def cost(self) -> int:
-        """:attr:`work`, and what other operations cost, as a number of multiplications; counted, not timed."""
+        """:attr:`work` plus the cost of other operations, as a number of multiplications; counted, not timed."""
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
         return multiplications(lambda: self.forward(codes), _COST_OF_NUMBER)
 
     @property
     def large(self) -> bool:
-        """Whether a Jacobian, which is k forward passes, is expensive; counted, not timed."""
+        """Whether a Jacobian, which costs k forward passes, is expensive; counted, not timed."""
         return self.latent_dim * self.cost >= _LARGE
 
     @property
     def too_large(self) -> str | None:
-        """Why there is no Jacobian: that of one code does not fit into the memory of the device; None if it does."""
+        """Why the Jacobian of one code does not fit into the memory of the device; None if it fits."""
         needed, memory = self.dtype.itemsize * self.output_dim * self.latent_dim, total_memory(self.device)
         size = f"{self.output_dim:,} x {self.latent_dim:,} numbers, takes {shown_size(needed)}"
         fits = needed <= memory
         return None if fits else f"the Jacobian of one code, {size}, and there are {shown_size(memory)} of memory"
 
     def check_size(self) -> None:
-        """Refuse to compute a Jacobian that does not fit, by a HostError; see :attr:`too_large`."""
+        """Raise a HostError if a Jacobian does not fit into memory, see :attr:`too_large`."""
         if reason := self.too_large:
             raise HostError(
                 f"{reason}; 'auto' does without one for observations with noise, 'adam' and 'gradient_descent' for all"
@@ -292,27 +292,27 @@ class Generator(ABC):
 
     @property
     def typical_codes(self) -> Array:
-        """16 fixed draws of z ~ N(0, I), or within the :attr:`domain`, flat, (16, k)."""
+        """16 fixed draws of flat codes, (16, k): z ~ N(0, I), or within the :attr:`domain` if there is one."""
         return self.within(stream("typical output").standard_normal((16, self.latent_dim)))
 
     def within(self, z: Array) -> Array:
-        """Codes within the :attr:`domain` for standard normal draws, (..., k); these themselves without one."""
+        """Map standard normal draws, (..., k), into the :attr:`domain`. Without a domain, return the draws."""
         return z if self.domain is None else self.domain.of_normal(z)
 
     @cached_property
     def typical_outputs(self) -> Array:
-        """G(z), flat, (16, n), for :attr:`typical_codes`; read-only."""
+        """The flattened outputs of :attr:`typical_codes`, (16, n); read-only."""
         return read_only(self.outputs(self.typical_codes).reshape(16, -1))
 
     @property
     def typical_output(self) -> float:
-        """max|G(z)| over :attr:`typical_codes`: rounding errors are relative to this size."""
+        """The maximum of |G(z)| over :attr:`typical_codes`. Rounding errors are relative to this size."""
         return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """The generator with kinks smoothed by ``share`` of the size of each layer; itself if none are found.
+        """Smooth kinks with a width of ``share`` times the size of each layer. Without known kinks, return ``self``.
 
-        The sizes are those at ``codes``, (b, k), by default at typical codes.
+        Layer sizes are measured at ``codes``, (b, k), by default at typical codes.
         """
         return self
 
@@ -324,23 +324,23 @@ class Generator(ABC):
 
     @property
     def headed(self) -> HeadedChain | None:
-        """The generator as a chain of layers followed by affine heads, for compiled code; None if it is no such."""
+        """The generator as a chain of layers followed by affine heads, for compiled code; None if it is not one."""
         return None
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        """Compute G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
 
     @abstractmethod
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        """Compute G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WrappedGenerator(Generator):
-    """A generator around another one, G: codes are changed before it, outputs behind it. Here, neither is.
+    """A wrapper around a generator G. Subclasses change codes before G and outputs after G; this class changes neither.
 
     Attributes:
         base: G.
@@ -366,15 +366,15 @@ class WrappedGenerator(Generator):
         return self if base is self.base else replace(self, base=base)
 
     def inner(self, z: Tensor) -> Tensor:
-        """Codes of G, (B, k'), for codes (B, k)."""
+        """Map codes (B, k) to codes of G, (B, k')."""
         return z
 
     def outer(self, x: Tensor, z: Tensor) -> Tensor:
-        """Outputs, (B, n), for outputs x of G, (B, n'), and codes."""
+        """Map outputs x of G, (B, n'), to outputs, (B, n), at codes z."""
         return x
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs and the transposed Jacobian, (B, k, n), for outputs of G and its transposed Jacobian, (B, k', n')."""
+        """Map outputs of G and its transposed Jacobian, (B, k', n'), to outputs and transposed Jacobian, (B, k, n)."""
         return x, tangents
 
     def forward(self, z: Tensor) -> Tensor:
@@ -387,10 +387,10 @@ class WrappedGenerator(Generator):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NamedGenerator(WrappedGenerator):
-    """A generator around another one, whose coordinates and parts of the output have names.
+    """A wrapper that gives names to the coordinates of a generator and to the parts of its output.
 
     Attributes:
-        names: the names, and nuisance parameters.
+        names: the names, and which coordinates are nuisance parameters.
     """
 
     names: Names
@@ -400,7 +400,7 @@ class NamedGenerator(WrappedGenerator):
         return self.base
 
     def __getattr__(self, name: str) -> Any:
-        """What :attr:`names` has, such as ``parts``, or generators of the kind of :attr:`base`, such as ``layers``."""
+        """Look up an attribute of :attr:`names`, such as ``parts``, or else of :attr:`base`, such as ``layers``."""
         if name.startswith("__") or name in ("base", "names"):
             raise AttributeError(name)
         return getattr(self.names if hasattr(self.names, name) else self.base, name)
@@ -439,21 +439,25 @@ def as_generator(network: object) -> Generator:
 
 
 def placed(network: object, device: torch.device | str | None) -> Generator:
-    """The generator on a device, the same object at every call; as it is for None. Else, an OptionError."""
+    """Move a generator to a device; every call returns the same object. For None, return the generator as it is.
+
+    Raises:
+        OptionError: ``network`` is not a generator, or the device is not available.
+    """
     found = as_generator(network)
     if device is None or (place := usable(device, found.dtype)) == found.device:
         return found
 
     def moved() -> Generator:
         there = found.to(device=place)
-        vars(there.plain)["learned"] = found.plain.learned  # it names the device, and is pickled with this generator
+        vars(there.plain)["learned"] = found.plain.learned  # its entries name the device; it is pickled with ``found``
         return there
 
     return found.once(f"on {place}", moved)
 
 
 def _made_of(network: object) -> str:
-    """The end of an error message: the call that makes a generator of ``network``."""
+    """Suggest the call that turns ``network`` into a generator, as the end of an error message."""
     if isinstance(network, str | os.PathLike):
         loader = "load" if os.path.splitext(network)[1] else "zoo.load"
         return f": unrelu.{loader}({os.fspath(network)!r})"
@@ -467,24 +471,24 @@ def _made_of(network: object) -> str:
 
 
 def read_only(array: npt.ArrayLike) -> Array:
-    """A read-only float64 copy."""
+    """Return a read-only float64 copy."""
     copy = np.array(array, dtype=np.float64)
     copy.setflags(write=False)
     return copy
 
 
 def to_numpy(x: Tensor) -> Array:
-    """The tensor as a float64 array."""
+    """Convert a tensor to a float64 array."""
     return x.detach().cpu().double().numpy()
 
 
 def by(shape: Shape) -> str:
-    """The shape as text, such as 3x28x28."""
+    """Format a shape as text, such as 3x28x28."""
     return "x".join(map(str, shape))
 
 
 def evaluation_lines(network: Generator) -> str:
-    """The lines on rounding and device in the printed form of a generator; empty without, on the CPU."""
+    """Format the lines on rounding and device for printing a generator; empty on the CPU without rounding."""
     found, lines = network.rounding, ""
     if found:
         lines = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}"

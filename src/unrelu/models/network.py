@@ -26,23 +26,23 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
 
-# A printed network: its columns, the columns of text, and the most layers that are shown.
+# The table of a printed network: its columns, the columns that hold text, and the most layers that are shown.
 _HEADINGS = ("layer", "kind", "shape", "activation", "parameters", "expansion")
 _TEXT = ("kind", "shape", "activation")
 _SHOWN = 40
 
-# From this many entries of a dense matrix, or outputs of any layer, several threads are faster than one.
+# Several threads are faster than one from this many entries of a dense matrix, or this many outputs of any layer.
 _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
-# The most numbers in the matrices of a chain that compiled descents take.
+# Compiled descents accept chains whose matrices have at most this many entries in total.
 LARGEST_COMPILED = 2**19
-# Multiplications that computing the activation sizes may cost.
+# The computation of activation sizes may cost at most this many multiplications.
 _DRAWING = 2**31
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Layer:
-    """x = phi(A h + b): one affine map and one activation.
+    """A layer x = phi(A h + b): one affine map and one activation.
 
     Attributes:
         affine: the map, from ``in_shape`` to ``out_shape``.
@@ -80,11 +80,11 @@ class Layer:
         return self.n_out / self.n_in
 
     def matrix(self) -> Array | sparse.csr_array:
-        """A as (n_out, n_in), dense or SciPy sparse. Computed at the first call and kept."""
+        """Return A as (n_out, n_in), dense or SciPy sparse. It is computed at the first call and cached."""
         return self._matrix
 
     def bias(self) -> Array:
-        """b as (n_out,)."""
+        """Return b as (n_out,)."""
         return self._bias
 
     @cached_property
@@ -99,7 +99,7 @@ class Layer:
         return read_only(self.affine.bias())
 
     def value(self, h: Array) -> Array:
-        """phi(A h + b) for h of shape (n_in,) or (B, n_in), computed in NumPy with :meth:`matrix`."""
+        """Compute phi(A h + b) in NumPy with :meth:`matrix`, for h of shape (n_in,) or (B, n_in)."""
         return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
 
     @property
@@ -109,7 +109,7 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """The number of entries of its weights and biases."""
+        """The number of parameters: entries of weights and biases."""
         return sum(tensor.numel() for step in self.affine.steps for tensor in step.tensors().values())
 
     def __repr__(self) -> str:
@@ -165,12 +165,15 @@ class Network(Generator):
 
     @cached_property
     def work(self) -> int:
-        """Number of multiplications of one forward pass, from layer sizes: counting operations imports for a second."""
+        """The number of multiplications of one forward pass, computed from layer sizes.
+
+        To count operations instead, PyTorch would import modules for a second.
+        """
         return sum(step.work(layer.n_in, layer.n_out) for layer in self.layers for step in layer.affine.steps)
 
     @property
     def cost(self) -> int:
-        """:attr:`work`: beside its matrix products, the activations of a layer cost little."""
+        """The same as :attr:`work`: activations cost little compared with the matrix products of a layer."""
         return self.work
 
     @computing()
@@ -183,12 +186,12 @@ class Network(Generator):
 
     @computing()
     def trace(self, z: npt.ArrayLike) -> list[Array]:
-        """The output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
+        """Compute the output of every layer, first to last, each ``out_shape`` or ``(B, *out_shape)``."""
         return [to_numpy(x) for _, x in self._shaped_layers(z)]
 
     @computing()
     def pattern(self, z: npt.ArrayLike) -> list[Flags]:
-        """The ReLU configuration: for every layer, where the pre-activation is positive, shaped like :meth:`trace`."""
+        """Compute the ReLU configuration: where each layer's pre-activation is positive, shaped as in :meth:`trace`."""
         return [(u > 0).cpu().numpy() for u, _ in self._shaped_layers(z)]
 
     def _shaped_layers(self, z: npt.ArrayLike) -> Iterator[tuple[Tensor, Tensor]]:
@@ -199,7 +202,10 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0) at kinks, or at all outputs of a layer without, at up to 256 fixed codes."""
+        """The root mean square of max(u, 0) for each layer, at up to 256 fixed codes.
+
+        Only outputs with a kink count; in a layer without kinks, all outputs do.
+        """
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         return self._sizes_at(torch.tensor(codes, dtype=self.dtype, device=self.device))
@@ -213,7 +219,7 @@ class Network(Generator):
         )
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Network:
-        """The network with every kink smoothed by ``share`` times the layer's size, see :attr:`activation_sizes`."""
+        """Smooth every kink with a width of ``share`` times the layer's size, see :attr:`activation_sizes`."""
         sizes = self.activation_sizes if codes is None else self._sizes_at(codes)
         layers = tuple(
             replace(layer, activation=layer.activation.smoothed(share * size))
@@ -232,7 +238,7 @@ class Network(Generator):
         return x
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n), by forward-mode differentiation.
+        """Compute G(z) as (B, n) and its transposed Jacobian as (B, k, n), by forward-mode differentiation.
 
         Each layer maps the k tangents T to phi'(u) * (A T).
         """
@@ -254,7 +260,7 @@ class Network(Generator):
         return self.layers[0].affine.apply(unit, constant=False)
 
     def _layers(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pre-activation and output of each layer in turn, both (B, n_i)."""
+        """Yield the pre-activation and the output of each layer in turn, both (B, n_i)."""
         x = z
         for layer in self.layers:
             u = layer.affine.apply(x)
@@ -263,11 +269,11 @@ class Network(Generator):
 
     @property
     def parameters(self) -> int:
-        """The number of entries of all weights and biases."""
+        """The number of parameters of all layers: entries of weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
     def __str__(self) -> str:
-        """A table of the layers; of very many, only the first and the last ones."""
+        """Format a table of the layers. If there are more than 40, only the first and the last ones are shown."""
         title = f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
         rows = [
             [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
@@ -284,8 +290,8 @@ class Network(Generator):
         """Build a network from affine steps and activations in order.
 
         An activation and the affine steps before it form one layer. Steps after the last activation form a layer with
-        the identity, unless they only reshape the output: the last layer then takes these up, as activations work entry
-        by entry. A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
+        the identity. If they only reshape the output, they join the last layer instead, as activations work entry by
+        entry. The slopes of a PReLU may broadcast to the shape of one output, e.g. (C, 1, 1).
 
         Raises:
             ModelError: shapes do not fit, weights are not finite, or there are no parts.
@@ -311,7 +317,7 @@ class Network(Generator):
 
 
 def small(network: object) -> bool:
-    """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
+    """Check whether one thread is enough for every layer, or for every tensor if the layers are not known."""
     network = network.plain if isinstance(network, Generator) else network
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT

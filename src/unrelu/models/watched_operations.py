@@ -1,4 +1,4 @@
-"""The operations of PyTorch that a function calls: watched one by one, and their multiplications counted."""
+"""Watch the PyTorch operations that a function calls, and count their multiplications."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls ``look(function, args, kwargs, result=result)`` after every operation of PyTorch in this thread."""
+    """A mode that calls ``look(function, args, kwargs, result=result)`` after each PyTorch operation in this thread."""
 
     def __init__(self, look: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -20,7 +20,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
+        """Return False: nothing is compiled under this mode, so PyTorch need not load its compiler."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,14 +30,14 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors(result: Any) -> list[Tensor]:
-    """The tensors in the result of one operation."""
+    """Return the tensors in the result of one operation."""
     return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
 
 
 def multiplications(function: Callable[[], Any], of_number: int = 0) -> int:
-    """The number of multiplications of a call, in matrix products and convolutions; counted, not timed.
+    """Count the multiplications of a call in matrix products and convolutions; nothing is timed.
 
-    Each number that another operation computes counts for ``of_number`` of them.
+    Each number that another operation computes counts as ``of_number`` multiplications.
     """
     total = 0
 

@@ -1,4 +1,4 @@
-r"""The distribution of codes, where it is known: z ~ N(mean, diag(std^2)).
+r"""A prior distribution of codes, z ~ N(mean, diag(std^2)), for problems that state one.
 
 With stated noise, the most probable code (maximum a posteriori) minimises
 
@@ -6,8 +6,9 @@ With stated noise, the most probable code (maximum a posteriori) minimises
 
 where f is the objective without a prior (:math:`|r|_2^2`, chi-square, or the deviance) and :math:`\varphi` the
 dispersion parameter of the noise: S^2 for Gaussian errors of one size S, 1 for whitened errors and for counts. Methods
-search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.working_units.Coordinates`).
-Their objective is :math:`f + \varphi |t|_2^2`. A coordinate with an infinite std has no term: its prior is flat.
+search over t with z = mean + std t. The prior of t is N(0, I)
+(:class:`~unrelu.measurements.working_units.Coordinates`), and the objective is :math:`f + \varphi |t|_2^2`. A
+coordinate with an infinite std has no term: its prior is flat.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ class Normal:
     With stated noise, ``unrelu.invert(net, y, noise="gaussian:0.1", prior=unrelu.Normal())`` asks for the most probable
     code (maximum a posteriori). The weight of the prior follows from the noise.
 
-    Where coordinates have names, both can be dictionaries of the same names, ``unrelu.Normal({"h": 0.67}, {"h":
-    0.01})``. The prior of the other coordinates is then flat. Nuisance parameters have that of :func:`unrelu.extend`:
-    with ``unrelu.Normal(std={})`` they alone have one.
+    If coordinates have names, mean and std can be dictionaries with the same names, ``unrelu.Normal({"h": 0.67}, {"h":
+    0.01})``. The prior of the other coordinates is then flat. Nuisance parameters keep their prior from
+    :func:`unrelu.extend`. With ``unrelu.Normal(std={})``, only nuisance parameters have a prior.
 
     Args:
         mean: a number, or an array of a code's shape.
         std: the standard deviation, above 0: a number, or an array of a code's shape. It is infinite for coordinates
-            with a flat prior; :func:`unrelu.posterior` needs two finite ``bounds`` of those.
+            with a flat prior; :func:`unrelu.posterior` needs two finite ``bounds`` for such coordinates.
 
     Raises:
-        InputError: mean is not finite, std is not above 0, or either is not made of real numbers. The functions that
-            take a prior also raise it if an array has not the shape of a code, a name is unknown, every std is
+        InputError: mean is not finite, std is not above 0, or either is not made of real numbers. Functions that take
+            a prior also raise it if an array does not have the shape of a code, a name is unknown, every std is
             infinite, or the noise has no density.
 
     Source: Bayes' rule; for a linear generator, Tikhonov regularisation (ridge regression).
@@ -94,7 +95,7 @@ class Normal:
 
     @property
     def standard(self) -> bool:
-        """Whether it is N(0, I), or flat in some coordinates."""
+        """Whether each coordinate has the prior N(0, 1) or a flat one."""
         return not np.any(self.mean) and bool(np.all((np.asarray(self.std) == 1) | ~self.proper))
 
     @property
@@ -104,16 +105,16 @@ class Normal:
 
     @property
     def in_units(self) -> Normal:
-        """The distribution of (z - mean) / std: N(0, I), and flat where z is."""
+        """The distribution of (z - mean) / std: N(0, 1), or flat where the prior of z is flat."""
         return Normal() if np.all(self.proper) else Normal(0.0, np.where(self.proper, 1.0, np.inf))
 
     @property
     def by_name(self) -> bool:
-        """Whether it is stated by the names of coordinates."""
+        """Whether mean and std are dictionaries by coordinate name."""
         return isinstance(self.std, Mapping)
 
     def of_names(self, named: Names) -> Normal:
-        """The same distribution of flat codes of a generator with these names, with arrays (k,).
+        """Resolve the names of a generator's coordinates: return the distribution of flat codes, with arrays (k,).
 
         Raises:
             InputError: mean or std is an array of another shape, a name is unknown, or every std is infinite.
@@ -133,23 +134,23 @@ class Normal:
         return Normal(named.flat(mean, "prior=Normal: mean"), named.flat(std, "prior=Normal: std"))
 
     def subset(self, coordinates: Flags) -> Normal:
-        """The distribution of some coordinates, (k,), of one with arrays (k,) or numbers."""
+        """Return the distribution of the coordinates where ``coordinates``, (k,), is True."""
         return Normal(*(np.broadcast_to(each, coordinates.shape)[coordinates] for each in (self.mean, self.std)))
 
     def standardised(self, z: Array) -> Array:
-        """(z - mean) / std for flat codes (..., k); 0 where the prior is flat."""
+        """Compute (z - mean) / std for flat codes (..., k); 0 where the prior is flat."""
         with np.errstate(invalid="ignore"):
             return np.where(self.proper, (z - self.mean) / self.std, 0.0)
 
     def plain(self) -> dict[str, Any]:
-        """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_names` first."""
+        """Return mean and std for JSON, as numbers or lists; infinity is text. Names need :meth:`of_names` first."""
         return {"mean": plain_numbers(self.mean), "std": plain_numbers(self.std)}
 
 
 def _real(value: npt.ArrayLike, name: str) -> float | Array:
-    """A number, or a read-only array of numbers: finite means, or standard deviations above 0."""
+    """Read finite means, or standard deviations above 0: return a number or a read-only array."""
     array = numbers(value, f"prior=Normal: {name}")
-    # 1 / std of a smaller one overflows.
+    # For a smaller std, 1 / std overflows.
     bad = np.argwhere(~np.isfinite(array) if name == "mean" else ~(array >= np.finfo(float).tiny))
     if len(bad):
         where = tuple(map(int, bad[0]))

@@ -1,6 +1,7 @@
-"""Bounds of latent codes, lower <= z <= upper: as users state them, for random codes, and at the end of steps.
+"""Bounds of latent codes, lower <= z <= upper: read them from the user, draw codes within them, and clip codes.
 
-Equal bounds fix a coordinate. Searches never meet it (:class:`~unrelu.measurements.working_units.Coordinates`).
+Equal bounds fix a coordinate. Searches see only free coordinates
+(:class:`~unrelu.measurements.working_units.Coordinates`).
 """
 
 from __future__ import annotations
@@ -21,20 +22,22 @@ from unrelu.parameters.names import Names, plain_numbers
 from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import shown
 
-# The least distance of two bounds, so that dividing by it does not overflow.
+# The least distance of two bounds. Dividing by it does not overflow.
 _SHORTEST = 1e-290
-# Trials of functions stay so far from each end, as a share of the width: they take steps for finite differences.
+# Trial points of functions keep this distance from each bound, as a fraction of the width. It leaves room for the steps
+# of finite differences.
 _MARGIN = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """lower <= z <= upper.
+    """The bounds lower <= z <= upper of flat codes.
 
     Attributes:
         lower, upper: (k,), infinite where there is no bound, and equal where a coordinate is fixed.
-        names: the names of the coordinates, (k,), "" for one without; or empty.
-        normal: the coordinates whose random codes are N(0, 1), not uniform, between two finite bounds, (k,); or False.
+        names: the names of the coordinates, (k,), "" for a coordinate without a name; or empty.
+        normal: which coordinates are drawn from N(0, 1) even if both bounds are finite, (k,); or False for none. The
+            others are then drawn uniformly.
     """
 
     lower: Array
@@ -48,9 +51,9 @@ class Bounds:
     ) -> Bounds:
         """Read bounds of codes of this shape: None, (lower, upper) of numbers or arrays, or ``scipy.optimize.Bounds``.
 
-        Where coordinates have names, they can also be a dictionary {name: (lower, upper)} of those with bounds. Those
-        of nuisance parameters are in the parameter's own units, and keep its prior. What they leave out, and None, is
-        that of the ``domain``. ``fixed`` is a dictionary of values by the names or the places of the coordinates.
+        If coordinates have names, a dictionary {name: (lower, upper)} can state the bounds of some of them. Bounds of a
+        nuisance parameter are in its own units, and its prior stays. None, and coordinates that a dictionary leaves
+        out, get the bounds of the ``domain``. ``fixed`` is a dictionary of values by coordinate name or index.
 
         Raises:
             InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
@@ -90,7 +93,7 @@ class Bounds:
 
     @property
     def fixed(self) -> Flags:
-        """Which coordinates have one value, (k,)."""
+        """Which coordinates are fixed by equal bounds, (k,)."""
         return np.asarray(self.lower == self.upper)
 
     @property
@@ -101,14 +104,14 @@ class Bounds:
         return Bounds(self.lower[free], self.upper[free], names, np.broadcast_to(self.normal, free.shape)[free])
 
     def with_free(self, z: Array, fixed: Array | float | None = None) -> Array:
-        """Codes (..., k) with these free coordinates, (..., f); the others have their values, or ``fixed``."""
+        """Expand free coordinates, (..., f), to codes (..., k). The others get their fixed values, or ``fixed``."""
         codes = np.empty((*z.shape[:-1], len(self.lower)))
         codes[:] = self.lower if fixed is None else fixed
         codes[..., ~self.fixed] = z
         return codes
 
     def called(self, coordinate: int) -> str:
-        """A coordinate in messages, by its place, and by its name if it has one."""
+        """Describe a coordinate in messages, by its index and its name if it has one."""
         name = self.names[coordinate] if self.names else ""
         return f"coordinate {coordinate}" + (f" ({name})" if name else "")
 
@@ -124,17 +127,17 @@ class Bounds:
 
     @property
     def uniform(self) -> Flags:
-        """The coordinates whose random codes are uniform between two finite bounds, (k,)."""
+        """Which coordinates are drawn uniformly between two finite bounds, (k,)."""
         return np.asarray(self.boxed & ~np.asarray(self.normal))
 
     def clip(self, z: Array) -> Array:
-        """The nearest codes within the bounds, (..., k)."""
+        """Return the nearest codes within the bounds, (..., k)."""
         return z if self.none else np.clip(z, self.lower, self.upper)
 
     def reflect(self, z: Array) -> Array:
-        """Mirror codes (..., k) at the bounds that they exceed, repeatedly between two bounds.
+        """Reflect codes (..., k) at the bounds that they exceed, repeatedly between two bounds.
 
-        Clipping random codes instead would accumulate them at the bounds.
+        If random codes were clipped instead, they would accumulate at the bounds.
         """
         if self.none:
             return z
@@ -147,49 +150,49 @@ class Bounds:
         return self.clip(z)
 
     def quantile(self, p: Array) -> Array:
-        """Quantiles of uniform codes at probabilities p (..., k); 0 where a bound is infinite."""
+        """Compute quantiles of uniform codes at probabilities p (..., k); 0 where a bound is infinite."""
         low, high = (np.where(self.boxed, end, 0.0) for end in (self.lower, self.upper))
         return low + (high - low) * p
 
     def of_normal(self, z: Array) -> Array:
-        """Codes for standard normal draws z (..., k), as :meth:`draw` has them."""
+        """Map standard normal draws z (..., k) to codes with the distribution of :meth:`draw`."""
         return self.reflect(np.where(self.uniform, self.quantile(ndtr(z)), z))
 
     def trial(self) -> tuple[Bounds, Array]:
-        """Bounds with a margin, in which a function is tried, and the lengths of steps there, (k,)."""
+        """Return narrower bounds, within which a function is tried, and the step lengths for the trial, (k,)."""
         with np.errstate(invalid="ignore"):
             width = np.where(self.boxed, self.upper - self.lower, 1.0)
         inner = Bounds(self.lower + _MARGIN * width, self.upper - _MARGIN * width)
         return inner, np.where(self.boxed, width / math.sqrt(12), 1.0)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), mirrored at finite bounds."""
+        """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), reflected at finite bounds."""
         z = rng.standard_normal((*shape, len(self.lower)))
         if self.uniform.any():
             z = np.where(self.uniform, self.quantile(rng.random(z.shape)), z)
         return self.reflect(z)
 
     def active(self, z: Array) -> npt.NDArray[np.int8]:
-        """-1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
+        """Return -1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
         at = np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0))
         return np.where(self.fixed, 0, at).astype(np.int8)
 
     @property
     def ends(self) -> tuple[Array, Array]:
-        """(lower, upper), as a user passes them."""
+        """The pair (lower, upper), as a user passes it."""
         return self.lower, self.upper
 
     def plain(self) -> list[Any] | None:
-        """[lower, upper] for JSON, each a number if all coordinates share it, else a list; infinity is text."""
+        """Return [lower, upper] for JSON, each a number if all coordinates share it, else a list; infinity is text."""
 
         written = map(plain_numbers, self.ends)
         return None if self.none else [each[0] if len(set(each)) == 1 else each for each in written]
 
     def check_finite(self) -> None:
-        """Refuse bounds that are partly infinite: all must be finite, or none.
+        """Check that either all bounds are finite or there are none.
 
         Raises:
-            InputError: they are partly infinite.
+            InputError: some bounds are finite and others are not.
         """
         if not (self.none or self.boxed.all()):
             j = int(np.argmin(self.boxed))
@@ -199,7 +202,7 @@ class Bounds:
             )
 
     def check(self, z0: Array, name: str = "z0") -> None:
-        """Refuse codes (B, k) outside the bounds; ``name`` is the argument that they were passed as.
+        """Check that codes (B, k) are within the bounds. ``name`` is the argument that they were passed as.
 
         Raises:
             InputError: a code is outside.

@@ -1,4 +1,4 @@
-"""Names of latent coordinates and of parts of an output, and the nuisance parameters among the coordinates."""
+"""Names of latent coordinates and of parts of an output, and which coordinates are nuisance parameters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from unrelu.runtime.words import count, is_name, nearest, shown
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """What a generator's coordinates and outputs are called; methods know nothing of it, results report by it.
+    """The names of a generator's coordinates and outputs. Methods ignore them; results are reported by name.
 
     Attributes:
         latent_shape, output_shape: shapes of one code and of one output.
-        coordinate_names: the names of the latent coordinates, (k,); "" for one without. Empty if none has a name.
-        parts: the shapes of the named parts of an output, one after the other in the flattened output; empty without
-            them.
-        nuisance_table: the bounds and 0, or mean, standard deviation and 1, of the coordinates that stand for nuisance
-            parameters (:func:`unrelu.extend`); NaN elsewhere; (3, k). None without any.
+        coordinate_names: the names of the latent coordinates, (k,); "" for a coordinate without a name. Empty if none
+            has a name.
+        parts: the shapes of the named parts of an output, in their order in the flattened output; empty without parts.
+        nuisance_table: a column for each coordinate, (3, k). For a nuisance parameter (:func:`unrelu.extend`), it
+            holds both bounds and 0, or mean, standard deviation and 1; otherwise NaN. None without nuisance parameters.
     """
 
     latent_shape: Shape
@@ -44,7 +44,7 @@ class Names:
     # --- names of coordinates ----------------------------------------------------------------------------------
 
     def named(self, names: Sequence[str]) -> Names:
-        """The same with names of coordinates, see :meth:`unrelu.Generator.named`."""
+        """Return a copy with names of coordinates, see :meth:`unrelu.Generator.named`."""
         several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and np.ndim(names)
         given = list(names) if several else []
         if len(given) != self.latent_dim or not all(isinstance(name, str) for name in given):
@@ -61,21 +61,21 @@ class Names:
         return made
 
     def name_of(self, coordinate: int) -> str:
-        """The name of a coordinate of the flattened code, or its place, such as z[3] or z[0, 1, 1]."""
+        """Return the name of a coordinate of the flattened code, or its index, such as z[3] or z[0, 1, 1]."""
         name = self.coordinate_names[coordinate] if self.coordinate_names else ""
         return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """The names of the coordinates, (k,), in tables: z0, z1, ... where they have none."""
+        """The names of the coordinates in tables, (k,); z0, z1, ... for coordinates without a name."""
         names = self.coordinate_names or ("",) * self.latent_dim
         return tuple(name or f"z{j}" for j, name in enumerate(names))
 
     def place(self, name: object, argument: str) -> int:
-        """The coordinate of that name, or in that place of the flattened code.
+        """Find a coordinate of the flattened code by its name or index.
 
         Raises:
-            InputError: there is none; ``argument`` is that in which it was passed.
+            InputError: there is no such coordinate; the message names the ``argument``.
         """
         known, k = [each for each in self.coordinate_names if each], self.latent_dim
         if isinstance(name, int | np.integer) and not isinstance(name, bool) and -k <= name < k:
@@ -91,10 +91,10 @@ class Names:
     # --- numbers by coordinate ---------------------------------------------------------------------------------
 
     def flat(self, values: npt.ArrayLike, argument: str) -> Array:
-        """A number for each coordinate, (k,), from one for all or an array of a code's shape, flat or not.
+        """Expand ``values`` to a number for each coordinate, (k,): from one number, or an array of a code's shape.
 
         Raises:
-            InputError: they are no real numbers, are NaN, or have another shape; ``argument`` says what was passed.
+            InputError: values are not real numbers, are NaN, or have another shape; the message names the ``argument``.
         """
         array = numbers(values, argument)
         if array.shape not in ((), (self.latent_dim,), self.latent_shape):
@@ -109,10 +109,10 @@ class Names:
     def by_name(
         self, given: Any, argument: str, pairs: bool = False, ends: tuple[Array, Array] | None = None
     ) -> dict[int, Array]:
-        """Numbers by the place of a coordinate, from a dictionary by name or place: one finite number each, or a pair.
+        """Read a dictionary by coordinate name or index: one finite number each, or a pair. Return values by index.
 
-        Those of a nuisance parameter are in its own units, and become those of its coordinate. They are not beyond the
-        ``ends``, (k,) each; else, or if a name is unknown or there twice, an InputError names the ``argument``.
+        Values of a nuisance parameter are in its own units, and are converted to its coordinate. An InputError names
+        the ``argument`` if a value is beyond the ``ends``, (k,) each, or a name is unknown or occurs twice.
         """
         if not isinstance(given, Mapping):
             raise InputError(
@@ -137,33 +137,33 @@ class Names:
 
     @property
     def nuisance(self) -> Flags:
-        """Which coordinates stand for nuisance parameters, (k,)."""
+        """Which coordinates represent nuisance parameters, (k,)."""
         table = self.nuisance_table
         return np.zeros(self.latent_dim, dtype=bool) if table is None else np.asarray(np.isfinite(table[0]))
 
     def coordinate_of(self, coordinate: int, values: Array) -> Array:
-        """The coordinates of codes, (...), for values of the parameter in this place; NaN beyond its bounds."""
+        """Convert values of the parameter at this index to its coordinate, (...); NaN beyond its bounds."""
         if not self.nuisance[coordinate]:
             return values
         assert self.nuisance_table is not None
         return parameter_coordinates(values, *self.nuisance_table[:, coordinate])
 
     def range_of(self, coordinate: int, low: float = -math.inf, high: float = math.inf) -> str:
-        """The range of the parameter in this place for coordinates from low to high, in words; empty for any number."""
+        """Describe the range of the parameter at this index, for coordinates from low to high; empty if unlimited."""
         if self.nuisance[coordinate]:
             assert self.nuisance_table is not None
             low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
         return f" from {low:g} to {high:g}" if np.isfinite((low, high)).any() else ""
 
     def prior_of(self, coordinate: int, low: float, high: float) -> str:
-        """The prior of the nuisance parameter in this place, in words, for coordinates from low to high."""
+        """Describe the prior of the nuisance parameter at this index, for coordinates from low to high."""
         assert self.nuisance_table is not None
         mean, std, normal = self.nuisance_table[:, coordinate]
         prior = f"N({mean:g}, {std:g}^2)" if normal else "uniform"
         return f"{self.name_of(coordinate)} {prior}{self.range_of(coordinate, low, high)}"
 
     def parameters_of(self, codes: Array) -> Array:
-        """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
+        """Convert flat codes (..., k) to reported values, in which nuisance parameters replace their coordinates."""
         if self.nuisance_table is None:
             return codes
         return np.where(self.nuisance, parameter_values(codes, *self.nuisance_table), codes)
@@ -171,7 +171,7 @@ class Names:
     # --- named parts of the output -----------------------------------------------------------------------------
 
     def with_parts(self, parts: Mapping[str, int | Shape]) -> Names:
-        """The same with parts of the output, see :meth:`unrelu.Generator.with_parts`."""
+        """Return a copy with parts of the output, see :meth:`unrelu.Generator.with_parts`."""
         if not isinstance(parts, Mapping):
             raise ModelError(f"parts={shown(parts)} must be a dictionary of sizes or shapes by name")
         shapes: dict[str, Shape] = {}
@@ -187,13 +187,13 @@ class Names:
 
     @property
     def places(self) -> dict[str, slice]:
-        """Where each part is in the flattened output."""
+        """The slice of the flattened output that each part occupies."""
         ends = np.cumsum([0, *map(math.prod, self.parts.values())]).tolist()
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
 
 
 def plain_numbers(values: npt.ArrayLike) -> Any:
-    """Numbers for JSON, in lists as nested as the array; infinity is text."""
+    """Convert numbers for JSON, to lists nested like the array; infinity becomes text."""
     if np.ndim(values):
         return [plain_numbers(each) for each in np.asarray(values)]
     number = float(np.asarray(values))
@@ -201,11 +201,11 @@ def plain_numbers(values: npt.ArrayLike) -> Any:
 
 
 def parameter_values(u: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
-    """Nuisance parameters for coordinates u (..., k), between bounds or, if ``normal``, of a mean and a deviation."""
+    """Compute parameters from coordinates u (..., k). Where ``normal`` is 1, low and high are mean and deviation."""
     return np.where(normal == 1, low + high * u, low + (high - low) * special.ndtr(u))
 
 
 def parameter_coordinates(values: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
-    """The coordinates u of nuisance parameters (..., k): NaN beyond their bounds."""
+    """Compute the coordinates u of nuisance parameters (..., k); NaN beyond their bounds."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(normal == 1, (values - low) / high, special.ndtri((values - low) / (high - low)))

@@ -1,1 +1,1 @@
-"""Generators made of others: standardised, with nuisance parameters, several that share parameters."""
+"""Generators built from other generators: standardised, with nuisance parameters, or joined by shared parameters."""

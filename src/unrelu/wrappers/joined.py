@@ -1,4 +1,4 @@
-"""Several generators that share parameters by name as one generator, whose output has a named part for each."""
+"""Join generators that share parameters by name into one, whose output has a named part for each generator."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from unrelu.runtime.host import computing
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JoinedGenerator(Generator):
-    r"""G(z) = (G_1(z_1), G_2(z_2), ...), in which each generator takes some of the coordinates.
+    r"""The joined generator G(z) = (G_1(z_1), G_2(z_2), ...), where each generator takes some of the coordinates.
 
-    :func:`join` makes such a generator, with names of coordinates and parts around it. Each generator is evaluated and
-    differentiated on its own, as what it is, and its Jacobian is a block in that of G.
+    :func:`join` builds such a generator and names its coordinates and parts. Each generator is evaluated and
+    differentiated separately, and its Jacobian is a block of the Jacobian of G.
 
     Attributes:
-        generators: G_p, without names, of one precision and device.
-        coordinates: for each, the coordinates of z that z_p has, (k_p,).
+        generators: G_p, without names, with the same precision and device.
+        coordinates: for each generator, the coordinates of z that form z_p, (k_p,).
         rounding, domain: see :class:`~unrelu.Generator`.
     """
 
@@ -60,12 +60,12 @@ class JoinedGenerator(Generator):
         return self._of([each.to(dtype, device) for each in self.generators])
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> JoinedGenerator:
-        """See :meth:`Generator.smoothed`; each generator at its own typical codes, unless codes are given."""
+        """Smooth each generator, see :meth:`Generator.smoothed`; by default at its own typical codes."""
         own = [None] * len(self.generators) if codes is None else self._own(codes)
         return self._of([each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True)])
 
     def _of(self, generators: list[Generator]) -> JoinedGenerator:
-        """These generators joined alike; itself for its own."""
+        """Join other generators in the same way; return ``self`` if they are its own."""
         same = all(each is own for each, own in zip(generators, self.generators, strict=True))
         return self if same else replace(self, generators=tuple(generators))
 
@@ -83,7 +83,7 @@ class JoinedGenerator(Generator):
         return torch.cat(values, dim=1), tangents
 
     def _own(self, z: Tensor) -> list[Tensor]:
-        """z_p of each generator, (B, k_p)."""
+        """Return z_p for each generator, (B, k_p)."""
         return [z[:, places] for places in self.coordinates]
 
     def __str__(self) -> str:
@@ -96,23 +96,24 @@ def join(**parts: Generator) -> NamedGenerator:
 
     .. math:: G(z) = (G_1(z_1), G_2(z_2), \ldots)
 
-    The coordinates of z are those of all parts, in the order in which their names first appear; coordinates of the same
-    name are one. Each :math:`z_p` has those that part p takes. What the parts standardise stays inside of them. Where
-    parts have domains, a coordinate has what these have in common. Nuisance parameters of :func:`extend` are shared by
-    name, too; parameters of the joined generator are added by ``extend(join(...), ...)``. Observations, noise and
-    operators are stated by part (:mod:`unrelu.measurements.named_parts`); the noise may also have one covariance of all
-    that is measured, in the order of the parts.
+    The code z contains the coordinates of all parts, in the order in which their names first appear. Coordinates with
+    the same name are one coordinate. Each :math:`z_p` contains the coordinates of part p. Each part keeps its
+    standardisation. If parts have domains, a shared coordinate gets the intersection. Nuisance parameters of
+    :func:`extend` are shared by name, too; ``extend(join(...), ...)`` adds parameters to the joined generator.
+    Observations, noise and operators are stated by part (:mod:`unrelu.measurements.named_parts`). The noise may also be
+    one covariance of all measured entries, in the order of the parts.
 
-    If all parts are chains of layers, and small enough for compiled searches, so is the joined generator: its layers
-    have those of the parts as blocks. Otherwise it is a :class:`~unrelu.wrappers.joined.JoinedGenerator`.
+    If all parts are chains of layers, and small enough for compiled searches, the joined generator is also a chain, and
+    its layers contain the layers of the parts as blocks. Otherwise it is a
+    :class:`~unrelu.wrappers.joined.JoinedGenerator`.
 
     Args:
-        **parts: the generators by the names of their parts, in the order of the output. All of their coordinates have
-            names. The parts of a generator with named parts of its own become ``name.part``.
+        **parts: the generators by the names of their parts, in the order of the output. All of their coordinates must
+            have names. If a generator has named parts itself, they become ``name.part``.
 
     Raises:
-        OptionError: a part is no generator, has coordinates without names, or there are no parts; parts have no common
-            domain of a coordinate, or extend by nuisance parameters of the same name with other bounds.
+        OptionError: there are no parts; a part is not a generator, or has coordinates without names; the domains of a
+            shared coordinate do not overlap; or nuisance parameters with the same name have different bounds.
 
     >>> import unrelu
     >>> line = unrelu.from_arrays([[[1.0, 0.0], [1.0, 1.0]]], activation="identity").named(["height", "slope"])
@@ -150,7 +151,7 @@ def join(**parts: Generator) -> NamedGenerator:
 
 
 def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Bounds | None]:
-    """The nuisance parameters among the coordinates (:class:`~unrelu.parameters.names.Names`), and the domain."""
+    """Return the table of nuisance parameters (:class:`~unrelu.parameters.names.Names`) and the domain of all parts."""
     tables: dict[str, tuple[str, Array]] = {}
     ranges: dict[str, list[tuple[str, float, float]]] = {each: [] for each in order}
     for name, part in parts.items():
@@ -179,7 +180,7 @@ def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None
 
 
 def _described(column: Array) -> str:
-    """What a coordinate is, in messages."""
+    """Describe a coordinate in messages."""
     low, high, normal = column.tolist()
     if math.isnan(low):
         return "a coordinate of the code"
@@ -187,9 +188,10 @@ def _described(column: Array) -> str:
 
 
 def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers]) -> Network | None:
-    """The generators as one chain, in which their layers are blocks; None if one is no chain, or it is too large.
+    """Stack the generators into one chain whose layers contain their layers as blocks.
 
-    The deepest begins. A layer has one base function, so what has another one waits, and passes through unchanged.
+    Return None if a generator is not a chain, or the chain would be too large. The deepest generator begins. A stacked
+    layer has one base function, so a generator whose next layer needs another one waits: its values pass unchanged.
     """
     if not all(isinstance(each, Network) for each in generators):
         return None

@@ -1,4 +1,4 @@
-"""Nuisance parameters: further latent coordinates that change a generator's output, such as scale and offset."""
+"""Nuisance parameters: additional latent coordinates that change a generator's output, such as scale and offset."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from unrelu.runtime.streams import stream
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ExtendedGenerator(WrappedGenerator):
-    r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u determine nuisance parameters t.
+    r"""A generator G'(z, u) = f(G(z), t(u)), whose last latent coordinates u determine nuisance parameters t.
 
     .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i) \quad \text{or} \quad t_i = \mu_i + \sigma_i u_i
 
-    A parameter has bounds :math:`a_i, b_i`, with :math:`\Phi` the distribution function of N(0, 1), or a mean and a
-    standard deviation. All latent coordinates are assumed to be N(0, 1), so each parameter is uniform within its
-    bounds, which no code leaves, or normal. :func:`extend` makes such a generator. :meth:`split` and :meth:`join`
-    convert codes to parameters and back.
+    A parameter has either bounds :math:`a_i, b_i` or a mean and a standard deviation. :math:`\Phi` is the distribution
+    function of N(0, 1). All latent coordinates are assumed to be N(0, 1), so each parameter is either uniform within
+    its bounds or normal. No code gives a parameter beyond its bounds. :func:`extend` builds such a generator.
+    :meth:`split` and :meth:`join` convert codes to parameters and back.
 
     Attributes:
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
         parameters: names of the parameters.
-        table: bounds and 0, or mean, standard deviation and 1, of each parameter, (3, p).
+        table: a column for each parameter, (3, p): both bounds and 0, or mean, standard deviation and 1.
     """
 
     function: OpaqueNetwork
@@ -53,13 +53,13 @@ class ExtendedGenerator(WrappedGenerator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inner, free = self.base.domain, np.full(len(self.parameters), np.inf)  # parameters have no ends
+        inner, free = self.base.domain, np.full(len(self.parameters), np.inf)  # parameters' coordinates are unbounded
         self._set(
             latent_shape=(self.base.latent_dim + len(self.parameters),),
             output_shape=self.function.output_shape or (1,),
             width=max(self.base.width, self.function.width),
             domain=inner and Bounds(np.append(inner.lower, -free), np.append(inner.upper, free)),
-            rounding=None,  # outputs are no numbers of the module's precision
+            rounding=None,  # the function's outputs do not have the precision of the module
         )
 
     @cached_property
@@ -82,7 +82,7 @@ class ExtendedGenerator(WrappedGenerator):
         return self.function.forward(torch.cat([x, z[:, self.base.latent_dim :]], dim=1))
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The Jacobian of G, pushed through f together with the derivatives by u."""
+        """Propagate the Jacobian of G, together with the derivatives by u, through f."""
         k, p = self.base.latent_dim, len(self.parameters)
         directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
         directions[:, :k, :-p] = tangents
@@ -90,7 +90,7 @@ class ExtendedGenerator(WrappedGenerator):
         return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:
-        """The codes of :attr:`base`, in its ``latent_shape``, and the parameters by name, each a number or (B,).
+        """Split z into codes of :attr:`base`, in its ``latent_shape``, and parameters by name, each a number or (B,).
 
         Raises:
             InputError: z is not a code of this generator.
@@ -100,7 +100,7 @@ class ExtendedGenerator(WrappedGenerator):
         return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.parameters)}
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
-        """Join codes of :attr:`base` and parameters, a number or (B,) each, to codes (k + p,) or (B, k + p).
+        """Join codes of :attr:`base` and parameters, each a number or (B,), to codes (k + p,) or (B, k + p).
 
         Raises:
             InputError: z is not a code of :attr:`base`, or a parameter is out of its bounds or has another shape.
@@ -142,23 +142,24 @@ def extend(
     shift: tuple[float, float] | Normal | bool = False,
     **bounds: tuple[float, float] | Normal,
 ) -> NamedGenerator:
-    r"""Add latent coordinates to a generator: nuisance parameters of the measurement, within bounds or normal.
+    r"""Add latent coordinates to a generator for nuisance parameters of the measurement, within bounds or normal.
 
     .. math:: G'(z, u) = s \cdot S_d \, f(G(z), t) + o
 
     Scale s, shift d, offset o and your own function f are each optional. A parameter is uniform within its bounds if
-    its latent coordinate u is N(0, 1), as the other coordinates are. With :class:`unrelu.Normal` in place of bounds it
-    is normal, such as the amplitude a of a template t: ``extend(net, lambda x, a: x + a * t, a=unrelu.Normal(0, 1))``.
+    its latent coordinate u is N(0, 1), like the other coordinates. If you pass :class:`unrelu.Normal` in place of
+    bounds, the parameter is normal. An example is the amplitude a of a template t:
+    ``extend(net, lambda x, a: x + a * t, a=unrelu.Normal(0, 1))``.
     The method ``split(r.z)`` of the :class:`~unrelu.wrappers.nuisance_parameters.ExtendedGenerator` returns the
     parameters of a result. Only methods that search the latent space accept it.
 
     Args:
         network: G.
         function: f(x, name=t, ...), of outputs x of G, (B, \*output_shape), and each parameter of ``bounds`` by name,
-            shaped to multiply x. Differentiable PyTorch, each entry of the batch on its own. The result may have
-            another shape.
+            shaped to multiply x. It must be differentiable PyTorch code and treat each entry of the batch separately.
+            The result may have another shape.
         scale: bounds (low, high) of s, or its normal distribution; True for (0.5, 2).
-        offset: bounds of o; True for minus and plus half the largest output of a few draws.
+        offset: bounds of o; True for plus and minus half the largest output at a few random codes.
         shift: bounds of d, in samples along the last axis; True for (-1, 1). Outputs are interpolated linearly, and
             end values continue beyond the ends.
         **bounds: bounds of the parameters of f, or their normal distributions, by name.
@@ -199,7 +200,7 @@ def extend(
 
 
 def _column(name: str, given: Any) -> tuple[float, float, float]:
-    """The bounds of a parameter and 0, or its mean, standard deviation and 1."""
+    """Return the bounds of a parameter and 0, or its mean, standard deviation and 1."""
     if isinstance(given, Normal):
         if given.by_name or np.ndim(given.mean) or np.ndim(given.std) or not given.proper:
             raise InputError(f"{name}={given} must be Normal(mean, std) of two finite numbers")
@@ -215,8 +216,8 @@ def _column(name: str, given: Any) -> tuple[float, float, float]:
 
 
 def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
-    """Try the change of outputs, and return it as a function of one vector."""
-    # An emulator in units of its own may overflow at codes from N(0, 1).
+    """Try the module on typical outputs, and return it as a function of one vector."""
+    # An emulator with codes in physical units may overflow at codes from N(0, 1).
     x = longest(np.where(np.isfinite(network.typical_outputs), network.typical_outputs, 1.0))
     u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, len(module.names)))))
     at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
@@ -229,7 +230,7 @@ def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
 
 
 class _Change(nn.Module):
-    """f, then shift, scale and offset. The input holds outputs and the parameters' latent coordinates in one vector."""
+    """A module that applies f, then shift, scale and offset, to outputs and latent coordinates in one vector."""
 
     def __init__(
         self, shape: Shape, function: Callable[..., Tensor] | None, own: tuple[str, ...], names: tuple[str, ...],
@@ -237,7 +238,7 @@ class _Change(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.function, self.own, self.names = shape, function, own, names
-        # Parameters are the product of 1, u and Phi(u) with this matrix. For sums and products with constants in
+        # Parameters are the product of (1, u, Phi(u)) with this matrix. If constants were added and multiplied in
         # forward mode, PyTorch would load its compiler, which takes seconds.
         low, high, normal = table
         self.matrix = torch.from_numpy(np.vstack([low, np.diag(normal * high), np.diag((1 - normal) * (high - low))]))
@@ -263,7 +264,7 @@ class _Change(nn.Module):
 
 
 def _shifted(x: Tensor, d: Tensor) -> Tensor:
-    """x(i - d) along the last axis, by linear interpolation; the end values continue beyond the ends."""
+    """Compute x(i - d) along the last axis by linear interpolation. The end values continue beyond the ends."""
     n = x.shape[-1]
     at = (torch.arange(n, dtype=x.dtype, device=x.device) - d).clamp(0, n - 1)
     left = at.detach().floor().clamp(max=max(n - 2, 0))

@@ -1,7 +1,7 @@
-"""Standardised inputs and outputs of a network, and outputs in a basis: affine maps before and after its layers.
+"""Undo the standardisation of a network's inputs and outputs, by affine maps before and after its layers.
 
 Emulators are often trained on standardised parameters, and on standardised spectra or coefficients of principal
-components. These transforms of training are undone here exactly, so that codes and outputs are in physical units.
+components. This module undoes these transforms exactly. Codes and outputs are then in physical units.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _IDENTITY = Activation("identity")
 
 
 class Transform(NamedTuple):
-    """u = (x - mean) / std, entry by entry, or u = C (x - mean), undone by x = mean + C^T u.
+    """A transform u = (x - mean) / std, entry by entry, or u = C (x - mean), undone by x = mean + C^T u.
 
     Attributes:
         name: used in messages.
-        map: from x to u, a :class:`Scale` or, of components C with orthonormal rows, a :class:`Dense`.
-        undone: from u to x.
+        map: the map from x to u: a :class:`Scale`, or a :class:`Dense` for components C with orthonormal rows.
+        undone: the map from u to x.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Transform(NamedTuple):
 
     @classmethod
     def scaled(cls, mean: object, std: object, name: str) -> Transform:
-        """The first form; mean and std have (n,) entries or one."""
+        """Make the first form, (x - mean) / std; mean and std have (n,) entries or one."""
         shift, scale = _numbers(mean, f"{name}: mean").reshape(-1), _numbers(std, f"{name}: std").reshape(-1)
         if bad := (~(scale > 0)).nonzero().reshape(-1).tolist():
             raise ModelError(
@@ -61,7 +61,7 @@ class Transform(NamedTuple):
 
     @classmethod
     def projected(cls, components: object, mean: object, name: str) -> Transform:
-        """The second form."""
+        """Make the second form, C (x - mean)."""
         matrix = _numbers(components, f"{name}: components")
         shift = _numbers(0.0 if mean is None else mean, f"{name}: mean").reshape(-1)
         if matrix.dim() != 2 or len(shift) not in (1, matrix.shape[1]):
@@ -80,8 +80,8 @@ def standardised(
     The arguments are those of :func:`unrelu.from_arrays`.
 
     Raises:
-        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, or
-            the base is no number above 0 other than 1.
+        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive; or
+            the base of ``output_log`` is not a positive number other than 1.
     """
     names = network.names
     if isinstance(output_basis, tuple | list):
@@ -101,11 +101,11 @@ def surrounded(
     network: _Given, inputs: Sequence[Transform], outputs: Sequence[Transform],
     power: tuple[Scale, Activation] | tuple[()] = (),
 ) -> _Given:  # fmt: skip
-    """The network with its inputs transformed, first to last, and the transforms of its outputs undone, last to first.
+    """Transform the inputs of a network, first to last, and undo the transforms of its outputs, last to first.
 
     The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
-    form one more layer. A network without known layers is put into a :class:`StandardisedGenerator`. Outputs that are
-    logarithms become powers by ``power``, the last scale and an exponential.
+    form one more layer. A network without known layers is wrapped in a :class:`StandardisedGenerator`. If outputs are
+    logarithms, ``power`` turns them into powers: it is the final scale and an exponential.
     """
     if not (inputs or outputs or power):
         return network
@@ -133,13 +133,13 @@ def surrounded(
             parts += [*layer.affine.steps, layer.activation]
         own = parts[:-1] if network.layers[-1].activation.linear else parts
         chain = Network.chain([*before, *own, *behind, *power], latent)
-        # In other units, outputs are no numbers of the module's precision.
+        # In other units, outputs are no longer rounded to the module's precision.
         return cast(_Given, replace(chain, rounding=None if outputs or power else network.rounding))
     return cast(_Given, around(network, *maps, *power[1:]))
 
 
 def _power(base: object) -> tuple[Scale, Activation]:
-    """What makes x the base to the power of x: exp(x log(base))."""
+    """Return the scale and the activation that compute base^x = exp(x log(base))."""
     number = isinstance(base, int | float | np.integer | np.floating) and not isinstance(base, bool)
     try:
         factor = math.log(base) if number else math.nan  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def _factor(value: float) -> Scale:
 
 
 def transforms(given: object, name: str) -> list[Transform]:
-    """The transforms of a pair (mean, std), a fitted scaler or PCA of scikit-learn, or a pipeline of these.
+    """Read the transforms from a pair (mean, std), a fitted scaler or PCA of scikit-learn, or a pipeline of these.
 
     Fitted objects are recognised by their attributes. None of their methods is called.
     """
@@ -212,10 +212,10 @@ def _numbers(value: object, name: str) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StandardisedGenerator(WrappedGenerator):
-    r"""x = :math:`\phi`\ (B G(A z + a) + b) for a generator G without known layers.
+    r"""The generator x = :math:`\phi`\ (B G(A z + a) + b), for a generator G without known layers.
 
     Attributes:
-        before: z to A z + a, made of scales and matrices.
+        before: the map from z to A z + a, made of scales and matrices.
         behind: B and b.
         activation: phi, the identity or an exponential.
         domain: see :class:`Generator`.
@@ -229,18 +229,18 @@ class StandardisedGenerator(WrappedGenerator):
     def __post_init__(self) -> None:
         domain = self.domain
         super().__post_init__()
-        held: dict[str, Any] = {  # a factor beyond the precision becomes the largest number in it
+        held: dict[str, Any] = {  # a factor beyond the range of the dtype becomes its largest number
             name: affine.to(self.dtype, self.device).mapped(lambda _, tensor: torch.nan_to_num(tensor))
             for name, affine in (("before", self.before), ("behind", self.behind))
         }
         held |= {"latent_shape": self.before.in_shape, "output_shape": self.behind.out_shape, "domain": domain}
         if self.behind.steps or not self.activation.linear:
-            held["rounding"] = None  # in other units, outputs are no numbers of a module's precision
+            held["rounding"] = None  # in other units, outputs are no longer rounded to the precision
         self._set(width=max(self.base.width, self.before.n_in, self.behind.n_out), **held)
 
     @property
     def reason(self) -> str:
-        """Why it is no chain of layers."""
+        """Why the generator is not a chain of layers."""
         return str(unchained(self.base))
 
     @cached_property
@@ -254,7 +254,7 @@ class StandardisedGenerator(WrappedGenerator):
         shift, factor = self.before.bias(), to_numpy(self.before.apply(axes.to(self.dtype), constant=False).T)
         k = below.network.latent_dim
         own = factor[:k, factor[:k].any(axis=0)]
-        if not own.size or (np.count_nonzero(factor, axis=1) > 1).any():  # all of the chain's are fixed, or no scales
+        if not own.size or (np.count_nonzero(factor, axis=1) > 1).any():  # codes are all fixed, or mixed
             return None
         network = on_scaled_codes(below.network, shift[:k], own if len(own.T) < k else np.diag(own))
         return below.in_units(network, shift[k:], factor[k:].sum(axis=1), unit)
@@ -290,7 +290,7 @@ def around(
     network: Generator, before: Affine | None = None, behind: Affine | None = None,
     activation: Activation = _IDENTITY,
 ) -> StandardisedGenerator:  # fmt: skip
-    """A generator around a copy: it may be cached for the generator, which it must not keep alive then."""
+    """Wrap a copy of the network. The wrapper may be cached with the network, and must not keep it alive."""
     latent, shape = network.latent_shape, network.output_shape
     domain = None if before and before.steps else network.domain
     before, behind = before or Affine((), latent, latent), behind or Affine((), shape, shape)
@@ -298,13 +298,13 @@ def around(
 
 
 def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Bounds | None = None) -> Generator:
-    """G(shift + factor t): a chain whose first layer takes them up, or a generator around a copy.
+    """Return G(shift + factor t) as a generator of t: a chain with a changed first layer, or a wrapper around a copy.
 
     Args:
         network: G.
         shift: (k,).
         factor: (k,), or a matrix (k, f) for fewer coordinates.
-        domain: that of t, see :class:`~unrelu.Generator`.
+        domain: the domain of t, see :class:`~unrelu.Generator`.
     """
     shape, given = network.latent_shape, (torch.tensor(factor), torch.tensor(shift))
     latent = shape if factor.ndim == 1 else factor.shape[1:]
@@ -320,5 +320,5 @@ def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Bou
 
 
 def on_scaled_outputs(network: Generator, factor: float) -> Generator:
-    """The generator whose outputs are multiplied by a factor, around a copy."""
+    """Multiply the outputs of a generator by a factor, in a wrapper around a copy."""
     return around(network, behind=Affine.compose([_factor(factor)], network.output_shape))
