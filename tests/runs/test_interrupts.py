@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import unrelu
 from tests.runs.small_runs import command, recorded, reference, results, zoo_data
+from unrelu.runs import _executors
 
 MODEL = ("mnist-relu", "y.npy", "--method", "lm", "--chunk", "16", "-O", "max_iterations=40")
 SIZE, CHUNKS = 1600, 100
@@ -171,3 +175,22 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(folder, und
     assert run.finished
     assert results(run) == undisturbed
     assert sorted(recorded(folder / "disk-kept")) == list(range(CHUNKS))
+
+
+def test_signals_are_handled_while_a_chunk_runs(monkeypatch):
+    """A signal that arrives just before a wait does not end it, so the next wait has to come soon."""
+    monkeypatch.setattr(_executors, "_WAIT", 0.01)
+    executor, future = Mock(), Future()
+    executor.submit.return_value = future
+    late = threading.Timer(20, future.set_result, ["late"])
+    late.start()
+
+    def stopped():
+        if stopped.asked == 50:
+            late.cancel()
+            future.set_result("in time")
+        stopped.asked += 1
+        return stopped.asked > 1
+
+    stopped.asked = 0
+    assert list(_executors.computed("work", ["chunk"], 1, executor, stopped)) == [("chunk", "in time")]

@@ -18,6 +18,8 @@ from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 _AHEAD = 2
 # How often workers may die before a chunk is finished.
 _LIVES = 3
+# Seconds after which the wait for a chunk begins anew: a signal that arrives just before a wait does not end it.
+_WAIT = 1.0
 _KEPT = "what is finished is kept: run it again"
 
 
@@ -56,7 +58,7 @@ def computed(
                         pending[_handed_out(pool, submitted, chunk)] = chunk
                     if not pending:
                         return
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    for future in wait(pending, _WAIT, FIRST_COMPLETED).done:
                         yield pending[future], _result(future, pending[future])
                         del pending[future]
                         lives = _LIVES
