@@ -150,13 +150,13 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
 
     ``name`` is that of the registry; None for a callable of the user's.
     """
-    ready = problem.equilibrated()
+    ready = replace(problem.equilibrated(), single=False)
     refuse(run, ready)
     result = _solved(run, ready, None if ready.stated_loss else norm, name)
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if is_dataclass(own):  # its options, defaults included
         options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-    return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
+    return Inversion(result.batch.in_units_of(problem), options, distinct_optima)
 
 
 def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
@@ -165,21 +165,21 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
     def work(rows: Index) -> Inversion:
         part = problem if len(rows) == problem.size else problem.part(rows)
         result = run(part)
-        if not isinstance(result, Inversion) or result.problem is not part or np.ndim(result.z) != 2:
+        if not isinstance(result, Inversion) or result.problem is not part:
             what = "the result of another problem" if isinstance(result, Inversion) else f"a {type(result).__name__}"
             raise OptionError(f"the method returned {what}; end it with Inversion.of(problem, z, ...)")
         if name is not None:
             result = _with_starts(result)
-        return diagnosed(result if norm is None else result.measured_in(norm))
+        return diagnosed(result if norm is None else replace(result, batch=result.batch.measured_in(norm)))
 
     return work(np.arange(problem.size)) if name is None else alone_after_breakdown(work, problem, name)
 
 
 def _with_starts(result: Inversion) -> Inversion:
     """The result, in which observations that the time limit left without a code have the first start of a search."""
-    left = np.flatnonzero((result.status == Status.TIME_LIMIT) & np.isnan(result.z).any(axis=1))
+    left = np.flatnonzero((result.batch.status == Status.TIME_LIMIT) & np.isnan(result.batch.z).any(axis=1))
     if not len(left):
         return result
-    z = result.z.copy()
+    z = result.batch.z.copy()
     z[left] = first_starts(result.problem.part(left))
     return with_codes(result, result.problem, z)

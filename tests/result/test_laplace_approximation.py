@@ -207,7 +207,7 @@ def test_shares_beyond_a_kink_are_those_of_the_posterior(at, flat):
     network, z, x = kinked(flat)
     problem = Problem.build(network, np.full(2, at), noise="gaussian:0.1", prior=unrelu.Normal(0, 3))
     code = at / (1 + 0.01 / 2 / 9)
-    found = Inversion.of(problem, np.array([[code]]), method="mine").shaped().laplace()
+    found = Inversion.of(problem, np.array([[code]]), method="mine").laplace()
     density = np.exp(-((x - at) ** 2) / 0.01 - z**2 / 18)
     exact = [density[(z - code) ** 2 <= stats.chi2.ppf(p, 1) * found.std[0] ** 2].sum() / density.sum() for p in LEVELS]
     short = np.max(LEVELS - np.array(exact))
@@ -238,7 +238,7 @@ def bent(curvature):
 def test_a_bent_valley_is_seen(curvature, holds):
     """With noise of .1, a has the deviation 1, and b that of .1: the valley leaves the ellipsoid at curvatures of 1."""
     problem = Problem.build(bent(curvature), np.zeros(2), noise="gaussian:0.1", bounds=(-4, 4))
-    found = Inversion.of(problem, np.zeros((1, 2)), method="mine").shaped().laplace()
+    found = Inversion.of(problem, np.zeros((1, 2)), method="mine").laplace()
     assert found.holds is holds
 
 
@@ -247,7 +247,7 @@ def test_a_plateau_in_a_box_is_seen():
     net = unrelu.from_torch(lambda z: z - torch.relu(z - 0.3), latent_shape=1)
     for top, holds in ((0.35, True), (50.0, False)):
         problem = Problem.build(net, [0.0], noise="gaussian:0.1", bounds=(-1, top))
-        assert Inversion.of(problem, np.zeros((1, 1)), method="mine").shaped().laplace().holds is holds
+        assert Inversion.of(problem, np.zeros((1, 1)), method="mine").laplace().holds is holds
 
 
 def test_of_slopes_that_are_not_finite_nothing_is_known():
@@ -266,13 +266,13 @@ def test_outputs_that_overflow_at_codes_around_are_no_warning():
     net = unrelu.from_torch(lambda z: torch.exp(30 * z @ matrix.to(z)), latent_shape=3)
     z = np.array([0.1, 0.2, -0.1])
     problem = Problem.build(net, net(z).ravel(), noise=unrelu.Gaussian(0.3 * float(np.abs(net(z)).max())))
-    assert Inversion.of(problem, z[None], method="mine").shaped().laplace().holds is False
+    assert Inversion.of(problem, z[None], method="mine").laplace().holds is False
 
 
 def test_where_all_is_open_it_does_not_hold():
     dead = unrelu.from_arrays([np.ones((4, 3))], [np.full(4, -1.0)])
     problem = Problem.build(dead, np.zeros(4), noise="gaussian:0.1")
-    found = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped().laplace()
+    found = Inversion.of(problem, np.zeros((1, 3)), method="mine").laplace()
     assert np.isinf(found.std).all()
     assert found.holds is False
 

@@ -13,7 +13,8 @@ from torch import nn
 import unrelu
 from tests.opaque_modules import made
 from tests.support import image_network, random_network
-from unrelu.errors import InputError, OptionError
+from unrelu.diagnostics.code_diagnostics import alone_after_breakdown
+from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
 
@@ -214,8 +215,11 @@ def test_a_result_without_observations_comes_back(tmp_path):
 
 def test_observations_that_failed_are_kept_with_their_messages(tmp_path):
     result = result_of()
-    failed = unrelu.Inversion.failed(result.problem, "lm", "the solver refused it")
-    failed.save(tmp_path / "result.npz")
+
+    def refused(rows):
+        raise SolverError("the solver refused it")
+
+    alone_after_breakdown(refused, result.problem, "lm").save(tmp_path / "result.npz")
     again = unrelu.load_result(tmp_path / "result.npz", NET)
     assert set(again.status) == {Status.ERROR}
     assert set(again.message) == {"could not be inverted: the solver refused it"}

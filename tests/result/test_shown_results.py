@@ -30,7 +30,7 @@ def found(network=NET, batch=6, error=0.05, single=False, **options):
     y = network(z)
     problem = Problem.build(network, y[0] if single else y, **options)
     codes = (z[:1] if single else z) + error
-    return Inversion.of(problem, codes, method="mine", nit=7, status=Status.CONVERGED, confidence=0.8).shaped()
+    return Inversion.of(problem, codes, method="mine", nit=7, status=Status.CONVERGED, confidence=0.8)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def found(network=NET, batch=6, error=0.05, single=False, **options):
 def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
     result = found(batch=50, noise="gaussian:0.02")
     statuses = np.array(list(Status)[: len(result)], dtype=object)
-    many = replace(result, verdict=np.resize(statuses, 50))
+    many = replace(result, batch=replace(result.batch, verdict=np.resize(statuses, 50)))
     for shown in (result, many):
         lines = str(shown).splitlines()
         assert len(lines) <= 15

@@ -28,6 +28,12 @@ Panels = Callable[[Array], "ObservationPanels"]
 DRAWN = 8
 
 
+def squeezed(problem: Problem, values: Any) -> Any:
+    """Return the values of a batch as users see them: the one value if the problem is of a single observation."""
+    first = values[0] if problem.single else values
+    return first.item() if isinstance(first, np.generic) else first
+
+
 class Answers:
     """The answers to a batch of observations, or to a single observation, without a batch axis.
 
@@ -86,11 +92,6 @@ class Answers:
     def _problem_of(self, rows: Index, single: bool) -> Problem:
         """Return the problem restricted to some observations."""
         return replace(self.problem.part(rows), single=single)
-
-    def _each(self, values: Any) -> Any:
-        """Return the values of the batch, or the one value of a single observation."""
-        first = values[0] if self.problem.single else values
-        return first.item() if isinstance(first, np.generic) else first
 
     # --- printing and pictures ----------------------------------------------------------------------------------------
 

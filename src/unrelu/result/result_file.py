@@ -27,9 +27,9 @@ from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
 from unrelu.problem import Problem
+from unrelu.result._judged_codes import COLUMNS, JudgedCodes
 from unrelu.result.fingerprint import fingerprint
-from unrelu.result.residual_tests import TESTS
-from unrelu.result.status import ending_of
+from unrelu.result.status import Ending, ending_of
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
@@ -38,16 +38,8 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
 Columns = Mapping[str, tuple[Any, float, float]]
-# The columns of numbers, (B,) or (B, ...): types, smallest and largest numbers, NaN for no limit.
-_PROBABILITY, _COUNT, _ANY = (np.float64, 0, 1), (np.int64, -1, math.inf), (np.float64, math.nan, math.nan)
-_COLUMNS: Columns = {
-    **dict.fromkeys(("z", "reconstruction", "fun"), _ANY),
-    **dict.fromkeys(("success", "identifiable"), (np.bool_, 0, 1)),
-    **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
-    **dict.fromkeys(("seconds", "used"), (np.float64, 0, math.inf)),
-    "nit": (np.int64, 0, math.inf), "freedom": _COUNT, "rank": _COUNT,
-}  # fmt: skip
-_ENDINGS = ("verdict", "ended")
+# The columns of the verdict that are numbers.
+_NUMBERS: Columns = {name: each[:3] for name, each in COLUMNS.items() if issubclass(each.kind, np.generic)}
 # Optional arrays with numbers for each coordinate.
 _BY_COORDINATE = ("network.nuisance", "bounds", "problem.normal")
 # The kind of a measurement given as code. Files do not contain the code.
@@ -220,30 +212,34 @@ def norm_of(text: str) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the attributes of an ``Inversion`` of a batch; the file appears complete or not at all.
+def write_result_file(path: Path, batch: JudgedCodes, options: Mapping[str, Any]) -> None:
+    """Write a result; the file appears complete or not at all.
 
     Raises:
         InputError: the suffix is not .npz, the folder does not exist, or the method's name cannot be printed.
         StorageError: the disk is full or cannot be written to.
     """
-    if not is_name(method := result["method"]):
-        raise InputError(f"method={method!r:.100} is no name; pass Inversion.of a short one, of printable characters")
-    columns: Table = {name: np.asarray(result[name], kind) for name, (kind, *_) in _COLUMNS.items()}
-    columns["z"] = columns["z"].reshape(-1, *result["problem"].network.latent_shape)
+    if not is_name(batch.method):
+        raise InputError(
+            f"method={batch.method!r:.100} is no name; pass Inversion.of a short one, of printable characters"
+        )
+    table: dict[str, Any] = {name: getattr(batch, name) for name, each in COLUMNS.items() if each.kind is not object}
+    for name in table.keys() - _NUMBERS.keys():
+        table[name] = np.array([getattr(entry, "name", entry) for entry in table[name]], dtype=np.str_)
+    network = batch.problem.network
     archives.write_archive(path, "result", {
-        **{name: result[name] for name in ("method", "norm", "pool")},
-        "options": json.dumps(dict(result["options"]), default=str),
-        **problem_arrays(result["problem"]), **columns,
-        **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
-        "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
-        "restarts": np.concatenate([np.empty((0, result["problem"].network.latent_dim)), *result["restarts"]]),
-        "restarts.count": np.array([*map(len, result["restarts"])], np.int64),
+        "method": batch.method, "norm": batch.norm, "pool": batch.pool,
+        "options": json.dumps(dict(options), default=str),
+        **problem_arrays(batch.problem), **table, "z": network.shaped(batch.z),
+        "restarts": np.concatenate([np.empty((0, network.latent_dim)), *batch.restarts]),
+        "restarts.count": np.array([*map(len, batch.restarts)], np.int64),
     })  # fmt: skip
 
 
-def read_result_file(path: str | Path, network: Generator | None, operator: Any) -> dict[str, Any]:
-    """Read the attributes of an ``Inversion`` from a file; check them for damage and against the network.
+def read_result_file(
+    path: str | Path, network: Generator | None, operator: Any
+) -> tuple[JudgedCodes, Mapping[str, Any]]:
+    """Read a result and the options of its method from a file; check them for damage and against the network.
 
     Raises:
         InputError: see :func:`unrelu.load_result`.
@@ -251,20 +247,22 @@ def read_result_file(path: str | Path, network: Generator | None, operator: Any)
     return archives.read_archive(path, "result", lambda table: _result(table, network, operator))
 
 
-def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
+def _result(table: Table, network: Generator | None, operator: Any) -> tuple[JudgedCodes, Mapping[str, Any]]:
     size, latent, output = sizes_in(table)
-    result = columns_in(table, _COLUMNS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
-    for name in (*_ENDINGS, "message"):
-        texts = [ending_of(text) if name in _ENDINGS else text for text in texts_of(table[name])]
-        result[name] = np.array(texts, dtype=object)
-        if len(texts) != size:
-            raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
-    result["problem"] = read_problem(table, network, operator, "result")
-    result["z"] = result["z"].reshape(size, math.prod(latent))
+    found = columns_in(table, _NUMBERS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
+    for name, column in COLUMNS.items():
+        if column.kind in (str, Ending):
+            texts = [ending_of(text) if column.kind is Ending else text for text in texts_of(table[name])]
+            found[name] = np.array(texts, dtype=object)
+            if len(texts) != size:
+                raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
+    problem, k = read_problem(table, network, operator, "result"), math.prod(latent)
+    found["z"] = found["z"].reshape(size, k)
     ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
-    codes = columns_in(table, {"restarts": _ANY}, {"restarts": (sum(ends[-1:]), math.prod(latent))}, size)["restarts"]
-    result["restarts"] = np.fromiter(np.split(codes, ends), object, size)
-    local = result.pop("rank"), result["freedom"], result.pop("identifiable")
-    result["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))
-    result["options"], result["method"] = dict(json.loads(text_of(table["options"]))), text_of(table["method"])
-    return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}
+    codes = columns_in(table, {"restarts": COLUMNS["z"][:3]}, {"restarts": (sum(ends[-1:]), k)}, size)["restarts"]
+    found["restarts"] = np.fromiter(np.split(codes, ends), object, size)
+    local = found.pop("rank"), found["freedom"], found.pop("identifiable")
+    found["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))
+    norm, pool = norm_of(text_of(table["norm"])), bool(number_of(table["pool"], np.bool_))
+    batch = JudgedCodes(problem, text_of(table["method"]), norm, pool, **found)
+    return batch, dict(json.loads(text_of(table["options"])))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.measurements.objectives import norms
-from unrelu.result import TESTS, Inversion
+from unrelu.result import COLUMNS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.sampled_chains import interval_of
@@ -18,12 +18,13 @@ from unrelu.sampling.sampled_chains import interval_of
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
-# The numbers of the verdict on an observation, and their types.
-_REAL = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
-_NUMBERS = {
-    "success": "|b1", **dict.fromkeys(_REAL, "<f8"), "freedom": "<i8", "rank": "<i8", "identifiable": "|b1",
-    "nit": "<i8", "seconds": "<f8",
-}  # fmt: skip
+# The numbers of the verdict on an observation, and their types. ``fun`` is called objective, before the residuals.
+_RESIDUALS = {f"residual_{norm}": norm for norm in ("l2", "l1", "linf")}
+_NUMBERS: dict[str, str] = {}
+for _name, _stated in COLUMNS.items():
+    if _stated.told and _stated.kind is not str:
+        _names = ("objective", *_RESIDUALS) if _name == "fun" else (_name,)
+        _NUMBERS |= dict.fromkeys(_names, np.dtype(_stated.kind).newbyteorder("<").str)
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def columns_of(
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
     """Return the numbers of the verdict on every observation, (B,), by column name; ``residual`` has shape (B, m)."""
-    own = {"objective": result.fun, **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")}}
-    return {name: np.atleast_1d(own[name] if name in own else getattr(result, name)) for name in _NUMBERS}
+    own = {"objective": result.batch.fun} | {name: norms(residual, norm) for name, norm in _RESIDUALS.items()}
+    return {name: own[name] if name in own else getattr(result.batch, name) for name in _NUMBERS}
 
 
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:

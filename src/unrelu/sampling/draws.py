@@ -14,7 +14,7 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.answers import Answers, Panels
+from unrelu.result.answers import Answers, Panels, squeezed
 from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
@@ -84,7 +84,7 @@ class Posterior(Answers):
         found: Array = np.empty((len(self.chains), *shape), dtype=kind)
         for i, one in enumerate(self.chains):
             found[i] = said(one)
-        return self._each(found)
+        return squeezed(self.problem, found)
 
     # --- draws --------------------------------------------------------------------------------------------------------
 
@@ -252,7 +252,9 @@ class Posterior(Answers):
         below a tenth of the lower of the two end values. A chain of such parts is one mode as well.
         """
         shaped = self.problem.network.shaped
-        return self._each([tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains])
+        return squeezed(
+            self.problem, [tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains]
+        )
 
     # --- printing, pictures, files and other libraries ----------------------------------------------------------------
 
@@ -355,5 +357,5 @@ class Posterior(Answers):
             **dict.fromkeys([*fields, *codes], batch), "y": [*batch, "entry"],
             "z": [*batch, *(f"z_{i}" for i in range(len(network.latent_shape)))],
         }  # fmt: skip
-        y = self._each(self.problem.stated.y)
+        y = squeezed(self.problem, self.problem.stated.y)
         return from_dict({"posterior": codes, "sample_stats": fields, "observed_data": {"y": y}}, dims=dims)
