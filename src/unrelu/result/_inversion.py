@@ -240,6 +240,7 @@ class Inversion(Answers):
 
     @property
     def z(self) -> Array:
+        """The codes, in the shape that the network takes."""
         return self.problem.network.shaped(self._flat)
 
     @property
@@ -251,8 +252,8 @@ class Inversion(Answers):
     def _flat(self) -> Array:
         return np.asarray(squeezed(self.problem, self.batch.z))
 
-    def _part(self, rows: Index, single: bool) -> Self:
-        return replace(self, batch=self.batch.subset(rows, self._problem_of(rows, single)))
+    def _part(self, rows: Index, problem: Problem) -> Self:
+        return replace(self, batch=self.batch.subset(rows, problem))
 
     # --- printing, pictures, files ------------------------------------------------------------------------------------
 
@@ -351,7 +352,7 @@ class Inversion(Answers):
         """Return the columns of the verdict, (B,) each."""
         columns = {"status": np.array([status.name for status in self.batch.status], dtype=object)}
         for name, column in COLUMNS.items():
-            columns |= {name: getattr(self.batch, name)} if column.told else {}
+            columns |= {name: getattr(self.batch, name)} if column.reported else {}
             columns |= {"residual": self._differences(self._norm)} if name == "fun" else {}
         return columns
 

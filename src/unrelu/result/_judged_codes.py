@@ -37,28 +37,28 @@ from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
 _UNUSUAL = 10.0
 
 
-class Column(NamedTuple):
+class VerdictColumn(NamedTuple):
     """A column of the verdict: the type of its entries, the limits of what a file may hold, and who else has it.
 
     Attributes:
         kind: a type of NumPy, ``str``, or :class:`Ending` for statuses and endings; ``object`` if files keep the column
             in a form of its own.
         least, most: the limits; NaN for none.
-        told: whether data frames have the column, and runs if it is of numbers.
+        reported: whether data frames have the column, and runs if it is of numbers.
         name: its name, if it is not that of the field.
     """
 
     kind: type
     least: float = math.nan
     most: float = math.nan
-    told: bool = False
+    reported: bool = False
     name: str = ""
 
 
-_Endings = Annotated[Objects, Column(Ending)]
-_Probability = Annotated[Array, Column(np.float64, 0, 1, told=True)]
-_RANK = Column(np.int64, -1, math.inf, told=True, name="rank")
-_IDENTIFIABLE = Column(np.bool_, 0, 1, told=True, name="identifiable")
+_Endings = Annotated[Objects, VerdictColumn(Ending)]
+_Probability = Annotated[Array, VerdictColumn(np.float64, 0, 1, reported=True)]
+_RANK = VerdictColumn(np.int64, -1, math.inf, reported=True, name="rank")
+_IDENTIFIABLE = VerdictColumn(np.bool_, 0, 1, reported=True, name="identifiable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +72,24 @@ class JudgedCodes:
     method: str
     norm: str
     pool: bool
-    z: Annotated[Array, Column(np.float64)]
-    reconstruction: Annotated[Array, Column(np.float64)]
+    z: Annotated[Array, VerdictColumn(np.float64)]
+    reconstruction: Annotated[Array, VerdictColumn(np.float64)]
     verdict: _Endings
     ended: _Endings
-    restarts: Annotated[Objects, Column(object)]
-    used: Annotated[Array, Column(np.float64, 0, math.inf)]
-    success: Annotated[Flags, Column(np.bool_, 0, 1, told=True)]
+    restarts: Annotated[Objects, VerdictColumn(object)]
+    used: Annotated[Array, VerdictColumn(np.float64, 0, math.inf)]
+    success: Annotated[Flags, VerdictColumn(np.bool_, 0, 1, reported=True)]
     p_value: _Probability
     p_size: _Probability
     p_largest: _Probability
     p_structure: _Probability
     confidence: _Probability
-    fun: Annotated[Array, Column(np.float64, told=True)]
-    freedom: Annotated[Integers, Column(np.int64, -1, math.inf, told=True)]
+    fun: Annotated[Array, VerdictColumn(np.float64, reported=True)]
+    freedom: Annotated[Integers, VerdictColumn(np.int64, -1, math.inf, reported=True)]
     uniqueness: Annotated[Uniqueness, _RANK, _IDENTIFIABLE]
-    nit: Annotated[Integers, Column(np.int64, 0, math.inf, told=True)]
-    seconds: Annotated[Array, Column(np.float64, 0, math.inf, told=True)]
-    message: Annotated[Objects, Column(str, told=True)]
+    nit: Annotated[Integers, VerdictColumn(np.int64, 0, math.inf, reported=True)]
+    seconds: Annotated[Array, VerdictColumn(np.float64, 0, math.inf, reported=True)]
+    message: Annotated[Objects, VerdictColumn(str, reported=True)]
 
     def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Self:
         """Decide the verdict: p-value, confidence, success, status and message. No other function decides them."""
@@ -214,5 +214,5 @@ _STATED = [
     for name, hint in get_type_hints(JudgedCodes, include_extras=True).items()
     for column in getattr(hint, "__metadata__", ())
 ]
-COLUMNS: dict[str, Column] = {column.name or name: column for name, column in _STATED}
+COLUMNS: dict[str, VerdictColumn] = {column.name or name: column for name, column in _STATED}
 _PER_OBSERVATION = {name for name, _ in _STATED}

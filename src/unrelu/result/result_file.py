@@ -140,6 +140,14 @@ def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size
     return found
 
 
+def texts_in(table: Table, name: str, size: int) -> list[str]:
+    """Read a text for each observation."""
+    texts = texts_of(table[name])
+    if len(texts) != size:
+        raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
+    return texts
+
+
 def read_problem(table: Table, network: Generator | None, operator: Any, what: str) -> Problem:
     """Read the problem from a table.
 
@@ -252,10 +260,8 @@ def _result(table: Table, network: Generator | None, operator: Any) -> tuple[Jud
     found = columns_in(table, _NUMBERS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
     for name, column in COLUMNS.items():
         if column.kind in (str, Ending):
-            texts = [ending_of(text) if column.kind is Ending else text for text in texts_of(table[name])]
-            found[name] = np.array(texts, dtype=object)
-            if len(texts) != size:
-                raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
+            texts = texts_in(table, name, size)
+            found[name] = np.array([*map(ending_of, texts)] if column.kind is Ending else texts, dtype=object)
     problem, k = read_problem(table, network, operator, "result"), math.prod(latent)
     found["z"] = found["z"].reshape(size, k)
     ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])

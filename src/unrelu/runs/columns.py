@@ -18,13 +18,13 @@ from unrelu.sampling.sampled_chains import interval_of
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
-# The numbers of the verdict on an observation, and their types. ``fun`` is called objective, before the residuals.
+# The numbers of the verdict on an observation, and their types. ``fun`` is called objective, and residuals follow it.
 _RESIDUALS = {f"residual_{norm}": norm for norm in ("l2", "l1", "linf")}
-_NUMBERS: dict[str, str] = {}
-for _name, _stated in COLUMNS.items():
-    if _stated.told and _stated.kind is not str:
-        _names = ("objective", *_RESIDUALS) if _name == "fun" else (_name,)
-        _NUMBERS |= dict.fromkeys(_names, np.dtype(_stated.kind).newbyteorder("<").str)
+_NUMBERS = {
+    name: np.dtype(column.kind).newbyteorder("<").str
+    for own, column in COLUMNS.items() if column.reported and column.kind is not str
+    for name in (("objective", *_RESIDUALS) if own == "fun" else (own,))
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

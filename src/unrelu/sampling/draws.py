@@ -72,8 +72,8 @@ class Posterior(Answers):
     def __init__(self, problem: Problem, chains: Sequence[SampledChains]) -> None:
         self.problem, self.chains = problem, tuple(chains)
 
-    def _part(self, rows: Index, single: bool) -> Posterior:
-        return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows])
+    def _part(self, rows: Index, problem: Problem) -> Posterior:
+        return Posterior(problem, [self.chains[i] for i in rows])
 
     @property
     def _k(self) -> int:
@@ -93,15 +93,12 @@ class Posterior(Answers):
 
         Where an observation has fewer draws than another, the array is NaN, or 0 for the numbers of modes.
         """
-        arrays = [getattr(one, name) for one in self.chains]
-        if self.problem.single:
-            return np.asarray(arrays[0])
         shape = np.max([one.z.shape[:2] for one in self.chains] or [(0, 0)], axis=0)
         padding, last = 0 if name == "mode" else np.nan, (self._k,) if name == "z" else ()
-        found: Array = np.full((len(arrays), *shape, *last), padding)
-        for row, array in zip(found, arrays, strict=True):
-            row[:, : array.shape[1]] = array
-        return found
+        found: Array = np.full((len(self.chains), *shape, *last), padding)
+        for row, one in zip(found, self.chains, strict=True):
+            row[:, : one.z.shape[1]] = getattr(one, name)
+        return np.asarray(squeezed(self.problem, found))
 
     @property
     def _flat(self) -> Array:
@@ -222,7 +219,7 @@ class Posterior(Answers):
             lambda one: network.shaped(one.flat), network.latent_shape
         )  # fmt: skip
         ends = self._each_of(lambda one: interval_of(draws(one), level), 2, *shape)
-        lower, upper = ends if self.problem.single else np.moveaxis(ends, 1, 0)
+        lower, upper = np.moveaxis(ends, -1 - len(shape), 0)
         return lower, upper
 
     def outputs(self, one: SampledChains) -> Array:
