@@ -303,7 +303,7 @@ class Inversion(Answers):
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
             (self.status.name, self.message),
-            ("code", self._code_text(z) if known else ""),
+            ("code", code_text(z, network) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
@@ -447,13 +447,8 @@ class Inversion(Answers):
             return ""
         fit = f"{p_value_text(others[0].p_value)}, " if self.problem.noise.stated else ""
         more = f", and {len(others) - 1} more" if len(others) > 1 else ""
-        return f"another one explains y as well: {fit}at {self._code_text(others[0].z.ravel())}{more}; see r.optima"
-
-    def _code_text(self, z: Array) -> str:
-        """Format a code, (k,), with the names of coordinates that have one."""
-        names, values = self.problem.names, self.problem.names.parameters_of(z)
-        own = {name: float(value) for name, value in zip(names.coordinate_names, values, strict=False) if name}
-        return code_text(z, [names.name_of(j) for j in range(len(z))], own)
+        where = code_text(others[0].z.ravel(), self.problem.names)
+        return f"another one explains y as well: {fit}at {where}{more}; see r.optima"
 
     def _by_part(self, unit: str) -> str:
         """Format the residual's root mean square in each observed part of one observation, in units of stated noise.

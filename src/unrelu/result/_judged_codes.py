@@ -38,14 +38,11 @@ _UNUSUAL = 10.0
 
 
 class VerdictColumn(NamedTuple):
-    """A column of the verdict: the type of its entries, the limits of what a file may hold, and who else has it.
+    """A column of the verdict: the type of its entries, and the limits of what a file may hold; NaN is no limit.
 
-    Attributes:
-        kind: a type of NumPy, ``str``, or :class:`Ending` for statuses and endings; ``object`` if files keep the column
-            in a form of its own.
-        least, most: the limits; NaN for none.
-        reported: whether data frames have the column, and runs if it is of numbers.
-        name: its name, if it is not that of the field.
+    The type is one of NumPy, ``str``, :class:`Ending`, or ``object`` for a column that files keep in a form of its own.
+    Data frames have the ``reported`` columns, and runs those of numbers. The column has the name of its field if no
+    other is given.
     """
 
     kind: type
