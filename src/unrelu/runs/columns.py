@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from unrelu.measurements.objectives import norms
 from unrelu.result import COLUMNS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.sampling.draws import Posterior
-from unrelu.sampling.sampled_chains import interval_of
+from unrelu.sampling.sampled_chains import SampledChains, interval_of
 
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
@@ -25,6 +26,14 @@ _NUMBERS = {
     for own, column in COLUMNS.items() if column.reported and column.kind is not str
     for name in (("objective", *_RESIDUALS) if own == "fun" else (own,))
 }  # fmt: skip
+# The numbers of a posterior: for each coordinate of codes, and the worst statistics of all coordinates.
+_OF_COORDINATES: dict[str, Callable[[SampledChains], Array]] = {
+    "mean": lambda one: one.mean,
+    "std": lambda one: one.deviation,
+    "lower": lambda one: interval_of(one.flat, INTERVAL)[0],
+    "upper": lambda one: interval_of(one.flat, INTERVAL)[1],
+}
+_STATISTICS = ("rhat", "ess", "tail_ess")
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,10 @@ def columns_of(
         *([Column("parameters", (named,), "<f8")] if named else []),
         *(
             (
-                *(Column(name, latent, "<f8") for name in ("mean", "std", "lower", "upper")),
+                *(Column(name, latent, "<f8") for name in _OF_COORDINATES),
                 Column("reconstruction_std", output, "<f8"),
                 Column("posterior_status", (), "|u1"),
-                *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
+                *(Column(name, (), "<f8") for name in _STATISTICS),
             )
             if posterior
             else ()
@@ -96,9 +105,8 @@ def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
     """Summarise the draws of each observation, by column name: (B, \\*latent_shape) for codes, (B,) for the others."""
     chains, network = posterior.chains, posterior.problem.network
-    said = [(one.mean, one.deviation, *interval_of(one.flat, INTERVAL)) for one in chains]
-    codes = network.shaped(np.reshape(said, (len(chains), 4, network.latent_dim)))
+    shape = (len(chains), *network.latent_shape)
     return {
-        **{name: codes[:, j] for j, name in enumerate(("mean", "std", "lower", "upper"))},
-        **{name: np.array([one.worst(name)[0] for one in chains]) for name in ("rhat", "ess", "tail_ess")},
+        **{name: np.reshape([number(one) for one in chains], shape) for name, number in _OF_COORDINATES.items()},
+        **{name: np.array([one.worst(name)[0] for one in chains]) for name in _STATISTICS},
     }
