@@ -15,7 +15,7 @@ from tests.opaque_modules import made
 from tests.support import image_network, random_network
 from unrelu.diagnostics.code_diagnostics import alone_after_breakdown
 from unrelu.errors import InputError, OptionError, SolverError
-from unrelu.result import Status
+from unrelu.result import COLUMNS, Status
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 8, 20), bias=True)
@@ -25,8 +25,6 @@ Y = NET(Z) + stream("saved results", 1).normal(0, 0.05, (4, 20))
 MATRIX = stream("saved results", 2).standard_normal((12, 20))
 SIZES = stream("saved results", 3).uniform(0.04, 0.1, (4, 20))
 COVARIANCE = 0.01 * np.exp(-np.abs(np.subtract.outer(np.arange(20), np.arange(20))))
-COLUMNS = ("z", "reconstruction", "fun", "success", "p_value", "confidence", "status", "message", "nit", "seconds",
-           "freedom", "rank", "identifiable")  # fmt: skip
 CASES = {
     "plain": {},
     "gaussian": {"noise": "gaussian:0.05"},
@@ -56,7 +54,7 @@ def test_what_is_saved_comes_back(tmp_path, case):
     for part in (result, result[1], result[[3, 0]]):
         part.save(tmp_path / "result.npz")
         for again in (unrelu.load_result(tmp_path / "result.npz"), unrelu.load_result(tmp_path / "result.npz", NET)):
-            for name in COLUMNS:
+            for name in COLUMNS.keys() - {"restarts"}:
                 np.testing.assert_array_equal(getattr(again, name), getattr(part, name))
             assert str(again) == str(part)
             assert again.options == part.options
