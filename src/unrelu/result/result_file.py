@@ -38,8 +38,9 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
 Columns = Mapping[str, tuple[Any, float, float]]
-# The columns of the verdict that are numbers.
+# The columns of the verdict that are numbers, and those that are texts, or endings by their names.
 _NUMBERS: Columns = {name: each[:3] for name, each in COLUMNS.items() if issubclass(each.kind, np.generic)}
+_TEXTS = {name: each.kind is Ending for name, each in COLUMNS.items() if each.kind in (str, Ending)}
 # Optional arrays with numbers for each coordinate.
 _BY_COORDINATE = ("network.nuisance", "bounds", "problem.normal")
 # The kind of a measurement given as code. Files do not contain the code.
@@ -231,10 +232,10 @@ def write_result_file(path: Path, batch: JudgedCodes, options: Mapping[str, Any]
         raise InputError(
             f"method={batch.method!r:.100} is no name; pass Inversion.of a short one, of printable characters"
         )
-    table: dict[str, Any] = {name: getattr(batch, name) for name, each in COLUMNS.items() if each.kind is not object}
-    for name in table.keys() - _NUMBERS.keys():
-        table[name] = np.array([getattr(entry, "name", entry) for entry in table[name]], dtype=np.str_)
-    network = batch.problem.network
+    network, table = batch.problem.network, dict[str, Any]()
+    table |= {name: np.asarray(getattr(batch, name), kind) for name, (kind, *_) in _NUMBERS.items()}
+    for name, named in _TEXTS.items():
+        table[name] = np.array([each.name if named else each for each in getattr(batch, name)], dtype=np.str_)
     archives.write_archive(path, "result", {
         "method": batch.method, "norm": batch.norm, "pool": batch.pool,
         "options": json.dumps(dict(options), default=str),
@@ -258,10 +259,8 @@ def read_result_file(
 def _result(table: Table, network: Generator | None, operator: Any) -> tuple[JudgedCodes, Mapping[str, Any]]:
     size, latent, output = sizes_in(table)
     found = columns_in(table, _NUMBERS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
-    for name, column in COLUMNS.items():
-        if column.kind in (str, Ending):
-            texts = texts_in(table, name, size)
-            found[name] = np.array([*map(ending_of, texts)] if column.kind is Ending else texts, dtype=object)
+    for name, named in _TEXTS.items():
+        found[name] = np.array([ending_of(t) if named else t for t in texts_in(table, name, size)], dtype=object)
     problem, k = read_problem(table, network, operator, "result"), math.prod(latent)
     found["z"] = found["z"].reshape(size, k)
     ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
