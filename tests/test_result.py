@@ -54,7 +54,9 @@ def test_the_residual_is_recomputed_and_never_a_stored_number(norm, order):
     expected = np.linalg.norm(NET(z) - NET(result.z), order, axis=1)
     np.testing.assert_allclose(result.residual(norm), expected, rtol=1e-12)
     np.testing.assert_allclose(replace(result, batch=replace(result.batch, z=z)).residual(norm), 0, atol=1e-15)
-    assert result.batch.measured_in(norm).fun == pytest.approx(expected**2 if norm == "l2" else expected)
+    assert result.batch.in_units_of(result.problem, norm).fun == pytest.approx(
+        expected**2 if norm == "l2" else expected
+    )
 
 
 def test_a_batch_has_arrays_and_one_observation_has_scalars():

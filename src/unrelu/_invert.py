@@ -152,14 +152,15 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
     """
     ready = replace(problem.equilibrated(), single=False)
     refuse(run, ready)
-    result = _solved(run, ready, None if ready.stated_loss else norm, name)
+    result = _solved(run, ready, name)
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if is_dataclass(own):  # its options, defaults included
         options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-    return Inversion(result.batch.in_units_of(problem), options, distinct_optima)
+    judged = result.batch.in_units_of(problem, None if problem.stated_loss else norm)
+    return Inversion(judged, options, distinct_optima)
 
 
-def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+def _solved(run: Method, problem: Problem, name: str | None) -> Inversion:
     """Run the method and diagnose its result; a breakdown of a registered method is of its observations only."""
 
     def work(rows: Index) -> Inversion:
@@ -170,7 +171,7 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
             raise OptionError(f"the method returned {what}; end it with Inversion.of(problem, z, ...)")
         if name is not None:
             result = _with_starts(result)
-        return diagnosed(result if norm is None else replace(result, batch=result.batch.measured_in(norm)))
+        return diagnosed(result)
 
     return work(np.arange(problem.size)) if name is None else alone_after_breakdown(work, problem, name)
 

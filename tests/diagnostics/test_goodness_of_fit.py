@@ -170,7 +170,9 @@ def test_p_values_are_the_same_in_all_units(unit):
     again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.batch.uniqueness)
     np.testing.assert_allclose(again.used, found.used, rtol=1e-8)
     np.testing.assert_allclose(again.shape, np.column_stack([found.p_largest, found.p_structure]), atol=1e-8)
-    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.batch.uniqueness)  # beyond some kinks
+    beside = goodness_of_fit(
+        problem, found.z + 1e-6, problem.residual(found.z), found.batch.uniqueness
+    )  # beyond some kinks
     np.testing.assert_allclose(beside.used, found.used, atol=1e-3)
 
 

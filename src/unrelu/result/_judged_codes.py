@@ -163,20 +163,18 @@ class JudgedCodes:
 
     # --- on the way to the caller -------------------------------------------------------------------------------------
 
-    def measured_in(self, norm: str) -> Self:
-        """Return the same codes with ``fun`` in this norm."""
-        residual = self.problem.residual_of(self.reconstruction)
-        return replace(self, fun=self.problem.objective_of(residual, self.z, norm), norm=norm)
-
     @flush_subnormals(False)
-    def in_units_of(self, problem: Problem) -> Self:
-        """Convert these codes, of the :meth:`~unrelu.problem.Problem.equilibrated` form, to ``problem`` itself."""
+    def in_units_of(self, problem: Problem, norm: str | None = None) -> Self:
+        """Convert these codes, of the :meth:`~unrelu.problem.Problem.equilibrated` form, to ``problem`` itself.
+
+        If a norm is given, ``fun`` is measured in this norm.
+        """
         units = self.problem.units
         z, x = units.codes(self.z), units.outputs(self.reconstruction)
         fun = units.measured(self.fun, DEGREES[self.norm])
-        if problem.prior and problem.bounds.fixed.any():  # methods do not see their prior
-            fun = problem.objective_of(problem.residual_of(x), z, self.norm)
-        return replace(self, z=z, reconstruction=x, fun=fun, problem=problem)
+        if norm or (problem.prior and problem.bounds.fixed.any()):  # methods do not see the prior of fixed coordinates
+            fun = problem.objective_of(problem.residual_of(x), z, norm or self.norm)
+        return replace(self, z=z, reconstruction=x, fun=fun, problem=problem, norm=norm or self.norm)
 
     def subset(self, rows: Index, problem: Problem) -> Self:
         """Select some observations; ``problem`` is theirs."""
