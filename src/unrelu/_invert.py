@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed, with_codes
+from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed
 from unrelu.diagnostics.distinct_optima import distinct_optima
 from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
@@ -178,9 +178,14 @@ def _solved(run: Method, problem: Problem, name: str | None) -> Inversion:
 
 def _with_starts(result: Inversion) -> Inversion:
     """The result, in which observations that the time limit left without a code have the first start of a search."""
-    left = np.flatnonzero((result.batch.status == Status.TIME_LIMIT) & np.isnan(result.batch.z).any(axis=1))
+    problem, old = result.problem, result.batch
+    left = np.flatnonzero((old.status == Status.TIME_LIMIT) & np.isnan(old.z).any(axis=1))
     if not len(left):
         return result
-    z = result.batch.z.copy()
-    z[left] = first_starts(result.problem.part(left))
-    return with_codes(result, result.problem, z)
+    z = old.z.copy()
+    z[left] = first_starts(problem.part(left))
+    judged = Inversion.of(
+        problem, z, method=old.method, status=old.ended, nit=old.nit, norm=old.norm, seconds=old.seconds,
+        confidence=old.confidence, pool=old.pool,
+    )  # fmt: skip
+    return Inversion(replace(judged.batch, restarts=old.restarts))

@@ -22,16 +22,6 @@ from unrelu.runtime.array_types import Array, Flags, Index
 BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
-def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
-    """Replace the codes of a result, and compute the verdict from the new codes."""
-    old = result.batch
-    judged = Inversion.of(
-        problem, z, method=old.method, status=old.ended, nit=old.nit, norm=old.norm, seconds=old.seconds,
-        confidence=old.confidence, pool=old.pool,
-    )  # fmt: skip
-    return Inversion(replace(judged.batch, restarts=old.restarts))
-
-
 def alone_after_breakdown(
     work: Callable[[Index], Inversion], problem: Problem, method: str, rows: Index | None = None
 ) -> Inversion:
