@@ -32,12 +32,11 @@ from unrelu.result.fingerprint import fingerprint
 from unrelu.result.status import Ending, ending_of
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime import archives
-from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
+from unrelu.runtime.archives import Columns, Table, array_of, columns_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
-Columns = Mapping[str, tuple[Any, float, float]]
 # The columns of the verdict that are numbers, and those that are texts, or endings by their names.
 _NUMBERS: Columns = {name: each[:3] for name, each in COLUMNS.items() if issubclass(each.kind, np.generic)}
 _TEXTS = {name: each.kind is Ending for name, each in COLUMNS.items() if each.kind in (str, Ending)}
@@ -130,15 +129,6 @@ def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
     if y.ndim != 2 or not np.isfinite(y).all() or (number_of(table["problem.single"], np.bool_) and len(y) != 1):
         raise ValueError(f"y has shape {y.shape}, or entries that are not finite")
     return len(y), latent, output
-
-
-def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
-    """Read columns by name, and check types, ranges and shapes; a shape that is not given is (size,)."""
-    found = archives.columns_of(table, columns)
-    for name, array in found.items():
-        if array.shape != shapes.get(name, (size,)):
-            raise ValueError(f"{name} has shape {array.shape}, not {shapes.get(name, (size,))}")
-    return found
 
 
 def texts_in(table: Table, name: str, size: int) -> list[str]:
@@ -258,13 +248,14 @@ def read_result_file(
 
 def _result(table: Table, network: Generator | None, operator: Any) -> tuple[JudgedCodes, Mapping[str, Any]]:
     size, latent, output = sizes_in(table)
-    found = columns_in(table, _NUMBERS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
+    stated, shapes = {**_NUMBERS, "restarts.count": COLUMNS["nit"][:3]}, {"z": latent, "reconstruction": output}
+    found: dict[str, Any] = columns_of(table, stated, size, {name: (size, *shape) for name, shape in shapes.items()})
     for name, named in _TEXTS.items():
         found[name] = np.array([ending_of(t) if named else t for t in texts_in(table, name, size)], dtype=object)
     problem, k = read_problem(table, network, operator, "result"), math.prod(latent)
     found["z"] = found["z"].reshape(size, k)
-    ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
-    codes = columns_in(table, {"restarts": COLUMNS["z"][:3]}, {"restarts": (sum(ends[-1:]), k)}, size)["restarts"]
+    ends = np.cumsum(found.pop("restarts.count"))
+    codes = columns_of(table, {"restarts": COLUMNS["z"][:3]}, size, {"restarts": (sum(ends[-1:]), k)})["restarts"]
     found["restarts"] = np.fromiter(np.split(codes, ends), object, size)
     local = found.pop("rank"), found["freedom"], found.pop("identifiable")
     found["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))

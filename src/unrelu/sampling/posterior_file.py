@@ -15,8 +15,8 @@ import numpy as np
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in, texts_in
-from unrelu.runtime.archives import Table, array_of, read_archive, write_archive
+from unrelu.result.result_file import problem_arrays, read_problem, sizes_in, texts_in
+from unrelu.runtime.archives import Columns, Table, array_of, columns_of, read_archive, write_archive
 from unrelu.sampling.sampled_chains import SampledChains
 
 # The columns of a file: types, smallest and largest numbers. First those with a number for each observation.
@@ -72,7 +72,7 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> dict[st
     k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
     drawn = (len(table["z"]), counts[0])
     shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
-    found = columns_in(table, _COLUMNS, shapes, size)
+    found = columns_of(table, _COLUMNS, size, shapes)
     problem = read_problem(table, network, operator, "posterior")
     bounds, z = problem.bounds, found["z"]
     if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
