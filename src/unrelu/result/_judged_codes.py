@@ -184,7 +184,8 @@ class JudgedCodes:
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:
         """Join the parts of a batch, in order."""
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION - {"uniqueness"}
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in _PER_OBSERVATION.keys() - {"uniqueness"}
         }
         uniqueness = Uniqueness.joined([part.uniqueness for part in parts])
         return replace(parts[0], problem=problem, uniqueness=uniqueness, **columns)
@@ -203,11 +204,7 @@ def _scale_hint(problem: Problem, i: int) -> str:
     return f"outputs of codes from N(0, I) are {times} as y: state the scale of codes by bounds= or prior=; "
 
 
-# The columns by name, and the fields that have them.
-_STATED = [
-    (name, column)
-    for name, hint in get_type_hints(JudgedCodes, include_extras=True).items()
-    for column in getattr(hint, "__metadata__", ())
-]
-COLUMNS: dict[str, VerdictColumn] = {column.name or name: column for name, column in _STATED}
-_PER_OBSERVATION = {name for name, _ in _STATED}
+# The columns of each field with an entry for each observation, and all columns by name.
+_HINTS = get_type_hints(JudgedCodes, include_extras=True)
+_PER_OBSERVATION = {name: hint.__metadata__ for name, hint in _HINTS.items() if hasattr(hint, "__metadata__")}
+COLUMNS: dict[str, VerdictColumn] = {each.name or name: each for name, own in _PER_OBSERVATION.items() for each in own}

@@ -346,10 +346,10 @@ class Posterior(Answers):
         named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
         fields = {"log_likelihood": self.log_likelihood, "mode": self.drawn("mode")}
         codes = named | {"z": self.z}
-        if batch:
-            fields, codes = (
-                {name: np.moveaxis(values, 0, 2) for name, values in group.items()} for group in (fields, codes)
-            )
+        fields, codes = (  # chain and draw come before the observation
+            {name: np.moveaxis(values, 0, 2 * len(batch)) for name, values in group.items()}
+            for group in (fields, codes)
+        )
         dims = {
             **dict.fromkeys([*fields, *codes], batch), "y": [*batch, "entry"],
             "z": [*batch, *(f"z_{i}" for i in range(len(network.latent_shape)))],
