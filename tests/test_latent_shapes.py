@@ -128,6 +128,12 @@ def test_a_method_of_ones_own_returns_flat_codes_or_shaped_ones():
         assert r.success.all()
 
 
+def test_layer_wise_starts_lead_to_it():
+    net = NETS["one row"]
+    z = codes(net)
+    assert unrelu.invert(net, net(z), "lm", start="linf").z.shape == z.shape
+
+
 @pytest.mark.parametrize("name", ["one row", "pixel"])
 def test_a_certificate_has_it(name, tmp_path):
     net = NETS[name]

@@ -53,19 +53,19 @@ def test_the_residual_is_recomputed_and_never_a_stored_number(norm, order):
     z, result = judged()
     expected = np.linalg.norm(NET(z) - NET(result.z), order, axis=1)
     np.testing.assert_allclose(result.residual(norm), expected, rtol=1e-12)
-    np.testing.assert_allclose(replace(result, z=z, reconstruction=result.reconstruction).residual(norm), 0, atol=1e-15)
-    assert result.measured_in(norm).fun == pytest.approx(expected**2 if norm == "l2" else expected)
+    np.testing.assert_allclose(replace(result, batch=replace(result.batch, z=z)).residual(norm), 0, atol=1e-15)
+    assert result.batch.in_units_of(result.problem, norm).fun == pytest.approx(
+        expected**2 if norm == "l2" else expected
+    )
 
 
 def test_a_batch_has_arrays_and_one_observation_has_scalars():
     _, batch = judged(IMAGE)
-    batch = batch.shaped()
-    assert batch.shaped() is batch
     assert {name: np.shape(getattr(batch, name)) for name in FIELDS} == {
         "z": (4, 3, 1, 1), "reconstruction": (4, 1, 6, 6), **dict.fromkeys(FIELDS[2:], (4,)),
     }  # fmt: skip
     problem = Problem.build(IMAGE, IMAGE(np.ones(3)))
-    one = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped()
+    one = Inversion.of(problem, np.zeros((1, 3)), method="mine")
     assert one.z.shape == (3, 1, 1)
     assert one.reconstruction.shape == (1, 6, 6)
     types = {name: type(getattr(one, name)) for name in FIELDS[2:]}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed, with_codes
+from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed
 from unrelu.diagnostics.distinct_optima import distinct_optima
 from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
@@ -150,36 +150,42 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
 
     ``name`` is that of the registry; None for a callable of the user's.
     """
-    ready = problem.equilibrated()
+    ready = replace(problem.equilibrated(), single=False)
     refuse(run, ready)
-    result = _solved(run, ready, None if ready.stated_loss else norm, name)
+    result = _solved(run, ready, name)
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if is_dataclass(own):  # its options, defaults included
         options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-    return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
+    judged = result.batch.in_units_of(problem, None if problem.stated_loss else norm)
+    return Inversion(judged, options, distinct_optima)
 
 
-def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+def _solved(run: Method, problem: Problem, name: str | None) -> Inversion:
     """Run the method and diagnose its result; a breakdown of a registered method is of its observations only."""
 
     def work(rows: Index) -> Inversion:
         part = problem if len(rows) == problem.size else problem.part(rows)
         result = run(part)
-        if not isinstance(result, Inversion) or result.problem is not part or np.ndim(result.z) != 2:
+        if not isinstance(result, Inversion) or result.problem is not part:
             what = "the result of another problem" if isinstance(result, Inversion) else f"a {type(result).__name__}"
             raise OptionError(f"the method returned {what}; end it with Inversion.of(problem, z, ...)")
         if name is not None:
             result = _with_starts(result)
-        return diagnosed(result if norm is None else result.measured_in(norm))
+        return diagnosed(result)
 
     return work(np.arange(problem.size)) if name is None else alone_after_breakdown(work, problem, name)
 
 
 def _with_starts(result: Inversion) -> Inversion:
     """The result, in which observations that the time limit left without a code have the first start of a search."""
-    left = np.flatnonzero((result.status == Status.TIME_LIMIT) & np.isnan(result.z).any(axis=1))
+    problem, old = result.problem, result.batch
+    left = np.flatnonzero((old.status == Status.TIME_LIMIT) & np.isnan(old.z).any(axis=1))
     if not len(left):
         return result
-    z = result.z.copy()
-    z[left] = first_starts(result.problem.part(left))
-    return with_codes(result, result.problem, z)
+    z = old.z.copy()
+    z[left] = first_starts(problem.part(left))
+    judged = Inversion.of(
+        problem, z, method=old.method, status=old.ended, nit=old.nit, norm=old.norm, seconds=old.seconds,
+        confidence=old.confidence, pool=old.pool,
+    )  # fmt: skip
+    return Inversion(replace(judged.batch, restarts=old.restarts))

@@ -42,8 +42,7 @@ def load_result(path: str | Path, network: Generator | None = None, *, operator:
     ...     unrelu.load_result(path, net)
     <Inversion: one observation, EXACT_FIT, success>
     """
-    found = read_result_file(path, network, operator)
-    return Inversion(**found, find_optima=distinct_optima).shaped()
+    return Inversion(*read_result_file(path, network, operator), distinct_optima)
 
 
 @computing(one_thread=True)

@@ -176,4 +176,4 @@ def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
     for i, codes in enumerate(best):
         z[i] = codes[0] if len(codes) else np.nan
     own = problem.equilibrated()
-    return np.asarray(diagnosed(Inversion.of(own, own.units.coordinates(z), method="posterior")).p_value)
+    return np.asarray(diagnosed(Inversion.of(own, own.units.coordinates(z), method="posterior")).batch.p_value)

@@ -147,7 +147,7 @@ def test_a_result_is_written_as_its_caller_sees_it(tmp_path, single):
     z = np.random.default_rng(0).standard_normal((2, 3, 1, 1))
     y = network(z)
     problem = Problem.build(network, y[0] if single else y)
-    result = Inversion.of(problem, z[:1] if single else z, method="mine").shaped()
+    result = Inversion.of(problem, z[:1] if single else z, method="mine")
     write_result(tmp_path, result, list(records(result)))
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), z[0] if single else z)
     np.testing.assert_array_equal(np.load(tmp_path / "reconstructions.npy"), y[0] if single else y)

@@ -167,10 +167,12 @@ def test_p_values_are_the_same_in_all_units(unit):
     found = unrelu.invert(net, y, "lm", z0=z, noise="gaussian:0.1")
     scaled = unrelu.from_arrays([weights[0], unit * weights[1]], activation=activations)
     problem = Problem.build(scaled, unit * y, noise=f"gaussian:{0.1 * unit!r}").equilibrated()
-    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.uniqueness)
+    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.batch.uniqueness)
     np.testing.assert_allclose(again.used, found.used, rtol=1e-8)
     np.testing.assert_allclose(again.shape, np.column_stack([found.p_largest, found.p_structure]), atol=1e-8)
-    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.uniqueness)  # beyond some kinks
+    beside = goodness_of_fit(
+        problem, found.z + 1e-6, problem.residual(found.z), found.batch.uniqueness
+    )  # beyond some kinks
     np.testing.assert_allclose(beside.used, found.used, atol=1e-3)
 
 

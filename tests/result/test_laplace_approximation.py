@@ -38,6 +38,12 @@ def linear(scale=1.0):
     return network, matrix, network(MEAN + STD * rng.normal(size=(3, 4))) + scale * S * rng.normal(size=(3, 12))
 
 
+def at(network, y, codes, **stated):
+    """The approximation at codes of one's own."""
+    problem = Problem.build(network, y, **{"noise": "gaussian:0.1", **stated})
+    return Inversion.of(problem, np.array(codes), method="mine").laplace()
+
+
 def check(found, covariance, jacobian, rtol=1e-8):
     np.testing.assert_allclose(found.covariance, covariance, rtol=rtol, atol=rtol * covariance.max())
     np.testing.assert_allclose(found.std.ravel(), np.sqrt(np.diag(covariance)), rtol=rtol)
@@ -63,6 +69,9 @@ def test_of_a_linear_generator_it_is_the_posterior(case, of_codes):
         check(r[i].laplace(), exact, matrix)
         np.testing.assert_array_equal(found.covariance[i], r[i].laplace().covariance)
     assert found.decrement.max() < 1e-5
+    np.testing.assert_allclose(found.shares, np.broadcast_to(LEVELS, (3, 4)), atol=1e-9)
+    assert found.holds.tolist() == [True] * 3
+    assert str(found).endswith("everywhere")
 
 
 def hessian(function, z, step=1e-3):
@@ -184,15 +193,6 @@ def test_mean_squares_to_one_side(slope, curvature, room):
     np.testing.assert_allclose(found, min(np.sqrt(mean), room / np.sqrt(3)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("case", NOISE)
-def test_of_a_linear_generator_it_holds(case):
-    network, _, y = linear()
-    found = unrelu.invert(network, y, noise=NOISE[case][0], prior=unrelu.Normal(MEAN, STD)).laplace()
-    np.testing.assert_allclose(found.shares, np.broadcast_to(LEVELS, (3, 4)), atol=1e-9)
-    assert found.holds.tolist() == [True] * 3
-    assert str(found).endswith("everywhere")
-
-
 def kinked(flat):
     """y = z above 0 and flat z below, twice."""
     network = unrelu.from_arrays([[[1.0], [-1.0]], [[1.0, -flat], [1.0, -flat]]], activation=["relu", "identity"])
@@ -201,14 +201,13 @@ def kinked(flat):
 
 
 @pytest.mark.parametrize("flat", [0.02, 0.1, 0.3, 0.8])
-@pytest.mark.parametrize("at", [0.02, 0.1, 2.0])
-def test_shares_beyond_a_kink_are_those_of_the_posterior(at, flat):
+@pytest.mark.parametrize("kink", [0.02, 0.1, 2.0])
+def test_shares_beyond_a_kink_are_those_of_the_posterior(kink, flat):
     """The posterior of one coordinate, by a sum; the code is above the kink, and its deviation is .1 / sqrt(2)."""
     network, z, x = kinked(flat)
-    problem = Problem.build(network, np.full(2, at), noise="gaussian:0.1", prior=unrelu.Normal(0, 3))
-    code = at / (1 + 0.01 / 2 / 9)
-    found = Inversion.of(problem, np.array([[code]]), method="mine").shaped().laplace()
-    density = np.exp(-((x - at) ** 2) / 0.01 - z**2 / 18)
+    code = kink / (1 + 0.01 / 2 / 9)
+    found = at(network, np.full(2, kink), [[code]], prior=unrelu.Normal(0, 3))
+    density = np.exp(-((x - kink) ** 2) / 0.01 - z**2 / 18)
     exact = [density[(z - code) ** 2 <= stats.chi2.ppf(p, 1) * found.std[0] ** 2].sum() / density.sum() for p in LEVELS]
     short = np.max(LEVELS - np.array(exact))
     if short < 0.02 or short > 0.2:
@@ -219,11 +218,10 @@ def test_shares_beyond_a_kink_are_those_of_the_posterior(at, flat):
 
 def test_it_says_where_it_does_not_hold():
     network, _, _ = kinked(0.02)
-    problem = Problem.build(network, [[0.02] * 2, [2.0] * 2], noise="gaussian:0.1", prior=unrelu.Normal(0, 3))
-    found = Inversion.of(problem, np.array([[0.02], [2.0]]), method="mine").laplace()
+    found = at(network, [[0.02] * 2, [2.0] * 2], [[0.02], [2.0]], prior=unrelu.Normal(0, 3))
     assert found.holds.tolist() == [False, True]
     assert "not at 1 observation (0): kinks or curvature are in reach of the noise" in str(found)
-    one = Inversion.of(problem, np.array([[0.02], [2.0]]), method="mine")[0].laplace()
+    one = at(network, [0.02] * 2, [[0.02]], prior=unrelu.Normal(0, 3))
     assert one.holds is False
     assert "no, its 68.3, 90, 99 and 99.99% have" in str(one)
     np.testing.assert_array_equal(one.shares, found.shares[0])
@@ -237,25 +235,21 @@ def bent(curvature):
 @pytest.mark.parametrize(("curvature", "holds"), [(0.0, True), (0.01, True), (1.0, False)])
 def test_a_bent_valley_is_seen(curvature, holds):
     """With noise of .1, a has the deviation 1, and b that of .1: the valley leaves the ellipsoid at curvatures of 1."""
-    problem = Problem.build(bent(curvature), np.zeros(2), noise="gaussian:0.1", bounds=(-4, 4))
-    found = Inversion.of(problem, np.zeros((1, 2)), method="mine").shaped().laplace()
-    assert found.holds is holds
+    assert at(bent(curvature), np.zeros(2), np.zeros((1, 2)), bounds=(-4, 4)).holds is holds
 
 
 def test_a_plateau_in_a_box_is_seen():
     """y = min(z, .3) at z = 0, with noise of .1: the plateau has the density e^-4.5, and most of the mass if wide."""
     net = unrelu.from_torch(lambda z: z - torch.relu(z - 0.3), latent_shape=1)
     for top, holds in ((0.35, True), (50.0, False)):
-        problem = Problem.build(net, [0.0], noise="gaussian:0.1", bounds=(-1, top))
-        assert Inversion.of(problem, np.zeros((1, 1)), method="mine").shaped().laplace().holds is holds
+        assert at(net, [0.0], [[0.0]], bounds=(-1, top)).holds is holds
 
 
 def test_of_slopes_that_are_not_finite_nothing_is_known():
     matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(3, 20)))
     net = unrelu.from_torch(lambda z: torch.sqrt(z.abs()) @ matrix.to(z), latent_shape=3)
     z = np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
-    problem = Problem.build(net, net(z), noise="gaussian:0.001", prior=unrelu.Normal())
-    found = Inversion.of(problem, z, method="mine").laplace()
+    found = at(net, net(z), z, noise="gaussian:0.001", prior=unrelu.Normal())
     assert np.isnan(found.covariance[0]).all()
     assert np.isfinite(found.covariance[1]).all()
     assert found.holds.tolist() == [False, True]
@@ -265,14 +259,12 @@ def test_outputs_that_overflow_at_codes_around_are_no_warning():
     matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(3, 20)))
     net = unrelu.from_torch(lambda z: torch.exp(30 * z @ matrix.to(z)), latent_shape=3)
     z = np.array([0.1, 0.2, -0.1])
-    problem = Problem.build(net, net(z).ravel(), noise=unrelu.Gaussian(0.3 * float(np.abs(net(z)).max())))
-    assert Inversion.of(problem, z[None], method="mine").shaped().laplace().holds is False
+    assert at(net, net(z).ravel(), z[None], noise=unrelu.Gaussian(0.3 * float(np.abs(net(z)).max()))).holds is False
 
 
 def test_where_all_is_open_it_does_not_hold():
     dead = unrelu.from_arrays([np.ones((4, 3))], [np.full(4, -1.0)])
-    problem = Problem.build(dead, np.zeros(4), noise="gaussian:0.1")
-    found = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped().laplace()
+    found = at(dead, np.zeros(4), np.zeros((1, 3)))
     assert np.isinf(found.std).all()
     assert found.holds is False
 

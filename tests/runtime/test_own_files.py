@@ -78,15 +78,15 @@ def test_archives_come_back_and_another_kind_and_changes_are_told(tmp_path):
 def test_entries_have_their_types_and_ranges():
     ranges = {"p": (np.float64, 0, 1), "seconds": (np.float64, 0, np.inf), "any": (np.float64, np.nan, np.nan)}
     table = {"p": np.array([0.5, np.nan]), "seconds": np.array([1.0, 2.0]), "any": np.array([-np.inf, np.inf])}
-    assert columns_of(table, ranges).keys() == table.keys()
+    assert columns_of(table, ranges, 2, {}).keys() == table.keys()
     for name, values, said in (
         ("p", [0.5, 1.5], "p is 1.5, which is not from 0 to 1"), ("seconds", [np.nan, 1.0], "seconds is nan"),
         ("seconds", [np.inf, 1.0], "seconds is inf"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
-            columns_of(table | {name: np.array(values)}, ranges)
+            columns_of(table | {name: np.array(values)}, ranges, 2, {})
     with pytest.raises(TypeError, match="entries are int64, not float64"):
-        columns_of(table | {"p": np.array([0, 1])}, ranges)
+        columns_of(table | {"p": np.array([0, 1])}, ranges, 2, {})
     for bad in (np.array([0, 2]), np.array([2**40, 2**40])):
         with pytest.raises(ValueError, match="a shape is"):
             shape_of(bad)

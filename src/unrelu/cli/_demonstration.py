@@ -76,7 +76,9 @@ class Section:
             options = {"setting": "celeba"}  # the setting of Adam's paper for such generators
         name, z0 = ("lm", start.z) if start else (method, None)
         result = invert(self.network, self.observed, name, noise=_NOISE, z0=z0, seed=self.seed, **options)
-        self.results[method] = replace(result, seconds=result.seconds + start.seconds) if start else result
+        if start:
+            result = replace(result, batch=replace(result.batch, seconds=result.seconds + start.seconds))
+        self.results[method] = result
 
     def table(self) -> list[str]:
         """Return a table of the methods, from the smallest residual to the largest."""

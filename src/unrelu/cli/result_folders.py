@@ -68,7 +68,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[
     coordinates have names.
     """
     problem = result.problem
-    numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
+    numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.batch.z)))
     rows = _rows(result, names, {"method": [result.method] * problem.size, "message": result.message, **numbers})
     if problem.names.coordinate_names:
         for i, row in enumerate(rows):

@@ -14,21 +14,12 @@ from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import SolverError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.result import Inversion
+from unrelu.result import Inversion, JudgedCodes, Status
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime.array_types import Array, Flags, Index
 
 # Errors that mean a numerical breakdown: from an LP solver, from linear algebra, or from overflow.
 BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
-
-
-def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
-    """Replace the codes of a result, and compute the verdict from the new codes."""
-    judged = Inversion.of(
-        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
-        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
-    )  # fmt: skip
-    return replace(judged, restarts=result.restarts)
 
 
 def alone_after_breakdown(
@@ -45,10 +36,11 @@ def alone_after_breakdown(
         if problem.control.raised(error):
             raise
         if len(rows) == 1:
-            return Inversion.failed(problem.part(rows), method, str(error))
-    return Inversion.joined(
-        [alone_after_breakdown(work, problem, method, rows[[i]]) for i in range(len(rows))], problem
-    )
+            nothing = np.full((1, problem.network.latent_dim), np.nan)
+            lost = Inversion.of(problem.part(rows), nothing, method=method, status=Status.ERROR).batch
+            return Inversion(replace(lost, message=np.array([f"could not be inverted: {error}"], dtype=object)))
+    alone = [alone_after_breakdown(work, problem, method, rows[[i]]).batch for i in range(len(rows))]
+    return Inversion(JudgedCodes.joined(alone, problem))
 
 
 def diagnosed(result: Inversion) -> Inversion:
@@ -56,31 +48,31 @@ def diagnosed(result: Inversion) -> Inversion:
 
     For other codes, uniqueness is computed on demand.
     """
-    problem = result.problem
-    residual = problem.residual_of(result.reconstruction)
-    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
-    uniqueness = Uniqueness(partial(_local_uniqueness, result, fits))
+    problem, codes = result.problem, result.batch
+    residual = problem.residual_of(codes.reconstruction)
+    fits = np.isfinite(codes.z).all(axis=1) & problem.is_exact(residual)
+    uniqueness = Uniqueness(partial(_local_uniqueness, codes, fits))
     free = np.where(fits, uniqueness.known.freedom, -1) if fits.any() else np.full(problem.size, -1)
-    used, shape = goodness_of_fit(problem, result.z, residual, uniqueness)
+    used, shape = goodness_of_fit(problem, codes.z, residual, uniqueness)
     by_chance = None
     if not problem.noise.stated:
         by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
-    directions = None if problem.network.too_large else partial(free_jacobians, problem, result.z)
+    directions = None if problem.network.too_large else partial(free_jacobians, problem, codes.z)
     return result.with_diagnostics(free, uniqueness, used, shape, by_chance, directions)
 
 
-def _local_uniqueness(result: Inversion, fits: Flags) -> LocalUniqueness:
+def _local_uniqueness(codes: JudgedCodes, fits: Flags) -> LocalUniqueness:
     """Find out whether other codes near each code have the same observation; ``fits`` marks exact fits, (B,)."""
-    problem = result.problem
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
+    problem = codes.problem
+    rank, free, sigma = local_rank(problem.network, codes.z, problem.operator, problem.bounds)
     identifiable = free == 0
     # Where the rank is below k, sigma_min is 0, and only kinks can make a code unique.
     doubtful = np.flatnonzero(fits & identifiable & (rank == problem.network.latent_dim))
-    identifiable[doubtful] = _determined(result, sigma, doubtful)
+    identifiable[doubtful] = _determined(codes, sigma, doubtful)
     return LocalUniqueness(rank, free, identifiable)
 
 
-def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
+def _determined(codes: JudgedCodes, sigma: Array, rows: Index) -> Flags:
     r"""Check whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
 
     If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
@@ -93,11 +85,11 @@ def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
     """
     if not len(rows):
         return np.ones(0, dtype=bool)
-    problem = result.problem
-    x = result.reconstruction.reshape(problem.size, -1)[rows]
+    problem = codes.problem
+    x = codes.reconstruction.reshape(problem.size, -1)[rows]
     residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
-    residual = np.maximum(residual, _rounding(problem, result.z[rows], x, rows))
-    length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
+    residual = np.maximum(residual, _rounding(problem, codes.z[rows], x, rows))
+    length = np.maximum(np.linalg.norm(codes.z[rows], axis=1), 1.0)
     return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
 
 

@@ -36,7 +36,7 @@ def distinct_optima(result: Inversion, seconds: float = math.inf) -> list[Optima
     """
     control = Control(seconds)
     stated = replace(result.problem, control=control)
-    problem, codes = stated.equilibrated(), result.z.reshape(stated.size, result.problem.network.latent_dim)
+    problem, codes = stated.equilibrated(), result.batch.z
     rows = np.repeat(np.arange(stated.size), np.array([len(ends) for ends in result.restarts], dtype=np.int64))
     z = problem.units.coordinates(np.concatenate([codes, *result.restarts]))
     if len(rows):
@@ -74,7 +74,7 @@ def _of_one(stated: Problem, problem: Problem, z: Array, code: Array, norm: str)
         else:
             kept.append(i)
             reached.append(1)
-    found = diagnosed(Inversion.of(every.part(np.array(kept)), z[kept], method="auto", norm=norm))
+    found = diagnosed(Inversion.of(every.part(np.array(kept)), z[kept], method="auto", norm=norm)).batch
     found = found.in_units_of(stated.part(np.zeros_like(kept)))
     found.z[0], order = code, np.argsort(np.where(exact[kept], 0.0, f[kept]), kind="stable")
     optima = Optima(

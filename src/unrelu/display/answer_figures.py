@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,7 +23,6 @@ from unrelu.display.observation_figure import (
 from unrelu.display.pixels import Shape, drawn_shape, value_range
 from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
-from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Index, Integers
 from unrelu.runtime.words import rounded, share
 
@@ -37,22 +35,6 @@ _SHOWN, _BAND, _ENDS = 4, 0.9, (0.05, 0.95)
 # The corner plot: inches of a panel, bins of a histogram, the most draws that are shown as dots, and the most modes
 # with their own colour.
 _SIDE, _BINS, _DOTS, _COLOURED = 1.6, 40, 4000, 5
-
-
-def drawn_rows(size: int, single: bool, observations: Any, most: object) -> Index:
-    """Return the indices of the observations to draw: the ones that the user asks for, or the first ones for None.
-
-    Raises:
-        OptionError: ``most``, the argument ``max_observations``, is not a whole number of at least 1.
-        IndexError: there is no such observation.
-    """
-    limit = whole_number("max_observations", most, 1)
-    if single and observations is not None:
-        raise IndexError(f"observations={observations!r}: there is one observation; leave it out")
-    rows = np.atleast_1d(np.arange(size)[slice(None) if observations is None else observations])
-    if not rows.size:
-        raise IndexError(f"observations={observations!r}: there is nothing to draw")
-    return np.asarray(rows.ravel()[:limit])
 
 
 def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | None) -> Shape | None:

@@ -50,7 +50,8 @@ def starting_codes(problem: Problem, start: str) -> tuple[Array, Integers, Flags
     if start == "zero":
         return np.zeros((problem.size, problem.network.latent_dim)), none, none > 0
     control = problem.control.part(lambda progress: replace(progress, done=0))
-    found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, stated_loss=None, control=control))
+    asked = replace(problem, prior=0.0, stated_loss=None, control=control)
+    found = Layerwise(LAYER_METHODS[start](), start)(asked).batch
     missing = ~np.isfinite(found.z).all(axis=1)
     z = np.where(np.isfinite(found.z), found.z, problem.start())
     return z, found.nit, (found.status == Status.TIME_LIMIT) & missing

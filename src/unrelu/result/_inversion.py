@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.display.text_tables import WORST, Printed
-from unrelu.errors import InputError
+from unrelu.errors import InputError, OptionError
 from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
-from unrelu.result._judged_codes import JudgedCodes
-from unrelu.result.answers import DRAWN, Panels
+from unrelu.problem import Jacobians, Problem
+from unrelu.result._judged_codes import COLUMNS, JudgedCodes
+from unrelu.result.answers import DRAWN, Answers, Panels, squeezed
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
+from unrelu.result.optima import Optima
 from unrelu.result.residual_tests import TESTS
 from unrelu.result.result_file import AbsentGenerator, write_result_file
-from unrelu.result.status import Status, p_values
+from unrelu.result.status import HAS_CODE, JUDGED, Ending, Status, among, meaning_of, p_values
+from unrelu.result.uniqueness import Uniqueness
 from unrelu.result.verdict_text import (
     IMAGES,
     TOO_LARGE,
@@ -31,7 +35,7 @@ from unrelu.result.verdict_text import (
     uniqueness,
     worst_first,
 )
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.array_types import Array, Index, Integers, Objects
 from unrelu.runtime.words import count, duration, listed, number, p_value_text, probability, share
 from unrelu.thresholds import RADIUS
 
@@ -40,19 +44,24 @@ if TYPE_CHECKING:
 
     from unrelu.display.observation_figure import ObservationFigure
 
-# The columns of the verdict, in the order of :meth:`Inversion.to_frame`.
-_COLUMNS = (
-    "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
-    "seconds", "message",
-)  # fmt: skip
 # The time limit, in seconds, for the search for other optima while printing.
 _PATIENCE = 1.0
 # The largest number of bounds that are printed by name, and of parts of an output.
 _NAMED, _NAMED_PARTS = 5, 8
 
 
+class _Shown:
+    """A column of the batch as users see it: with its batch axis, or the entry of the only observation."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, result: Any, owner: type) -> Any:
+        return self if result is None else squeezed(result.problem, getattr(result.batch, self.name))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Inversion(JudgedCodes):
+class Inversion(Answers):
     r"""Latent codes for one observation or a batch.
 
     All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch. ``print(r)`` prints the
@@ -104,6 +113,7 @@ class Inversion(JudgedCodes):
         ended: how the method ended, (B,), before the residual was judged.
         restarts: the ends of each observation's restarts, (B,), each an array (c, k), not refined.
         find_optima: computes :attr:`optima` within a time limit in seconds.
+        batch: all of these with a batch axis, and flat codes, whether y has a batch axis or not.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -115,6 +125,135 @@ class Inversion(JudgedCodes):
     """
 
     _called = ("result", "r", "r.z, r.status")
+
+    batch: JudgedCodes
+    options: Mapping[str, Any] = field(default_factory=dict)
+    find_optima: Callable[[Inversion, float], list[Optima] | None] | None = None
+    problem: Problem = field(init=False)
+    method: str = field(init=False)
+    norm: str = field(init=False)
+    pool: bool = field(init=False)
+    ended: Objects = field(init=False)
+    restarts: Objects = field(init=False)
+
+    reconstruction, fun, success, confidence, verdict, message = (_Shown() for _ in range(6))
+    p_value, p_size, p_largest, p_structure = (_Shown() for _ in range(4))
+    nit, seconds, freedom, rank, identifiable, used = (_Shown() for _ in range(6))
+
+    def __post_init__(self) -> None:
+        for name in ("problem", "method", "norm", "pool", "ended", "restarts"):
+            object.__setattr__(self, name, getattr(self.batch, name))
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        z: Array,
+        *,
+        method: str,
+        status: Status | Ending | npt.ArrayLike = Status.CONVERGED,
+        nit: npt.ArrayLike = 0,
+        norm: str | None = None,
+        seconds: npt.ArrayLike | None = None,
+        confidence: npt.ArrayLike = math.nan,
+        pool: bool = False,
+        restarts: Sequence[Array] = (),
+    ) -> Self:
+        """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
+
+        A verdict from the residual (exact fit, fit to the stated noise, misfit) overrides the ``status`` that is passed
+        in. If a method passes one of these itself, CONVERGED replaces it. :func:`unrelu.invert` judges the codes once
+        more, with the degrees of freedom that the fit used up.
+
+        Args:
+            problem: the problem that was solved.
+            z: codes, (B, k) or ``(B, *latent_shape)``; codes with NaN are failures.
+            method: a name to report.
+            status: how the method ended, one for all or (B,); an :class:`~unrelu.result.Ending` says more.
+            nit: iterations, one number or (B,).
+            norm: the norm that the method minimises, if it is not the problem's norm.
+            confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
+                method that searches.
+            seconds: wall time of each observation, (B,); None divides the time so far equally.
+            pool: whether to estimate the noise level from the residuals of the batch if none is stated. Residuals that
+                are too large for it are outliers (:func:`~unrelu.result.residual_tests.too_large`).
+            restarts: the ends of each observation's restarts, (c, k) each, for a method that searches.
+
+        Raises:
+            InputError: z has another shape.
+            OptionError: a status is not a :class:`Status`, or a confidence is not a probability.
+        """
+        z, size, k = np.array(z, dtype=np.float64), problem.size, problem.network.latent_dim
+        if z.shape not in ((size, k), (size, *problem.network.latent_shape)):
+            raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
+        z = z.reshape(size, k)
+
+        def full(value: Any, kind: Any = np.float64) -> npt.NDArray[Any]:
+            return np.array(np.broadcast_to(np.asarray(value, dtype=kind), (size,)))
+
+        ends, sure = full(status, object), full(confidence)
+        if not all(isinstance(end, Status | Ending) for end in ends):
+            raise OptionError(f"status={status!r} must be a Status, or one for each observation")
+        if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
+            raise OptionError(
+                f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
+            )
+        x = problem.network.outputs(z)
+        known = np.isfinite(z).all(axis=1)
+        ends[among(ends, JUDGED)] = Status.CONVERGED
+        ends[~known & among(ends, HAS_CODE)] = Ending.NO_CODE
+        sure[~known | ~np.isfinite(x).reshape(size, -1).all(axis=1)] = np.nan
+        unknown: dict[str, Any] = {**dict.fromkeys(("p_value", *TESTS), full(np.nan)), "success": full(False, np.bool_)}
+        batch = JudgedCodes(
+            problem, method, norm or problem.norm, pool, z, x, verdict=ends, ended=ends, confidence=sure,
+            restarts=np.fromiter(map(problem.units.codes, restarts or [z[:0]] * size), object),
+            used=full(0), freedom=full(-1, np.int64), uniqueness=Uniqueness.unknown(size), nit=full(nit, np.int64),
+            fun=problem.objective_of(problem.residual_of(x), z, norm),
+            seconds=full(problem.control.elapsed() / size if seconds is None else seconds),
+            message=np.array([meaning_of(end) for end in ends], dtype=object), **unknown,
+        )  # fmt: skip
+        return cls(batch.judged(problem.fit_of(x)))
+
+    def with_diagnostics(
+        self,
+        freedom: Integers,
+        uniqueness: Uniqueness,
+        used: Array,
+        shape: Array | None = None,
+        chance: Array | None = None,
+        jacobians: Jacobians | None = None,
+    ) -> Self:
+        """Judge the same codes with further diagnostics.
+
+        Args:
+            freedom: the dimension of the solution set of each exact fit, (B,); -1 if unknown.
+            uniqueness: the rank of A J at each code, and whether it is identifiable.
+            used: the degrees of freedom that the fit used up, (B,).
+            shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN if not tested.
+            chance: without stated noise, the probability that a fit explains white noise as well as y, (B,).
+            jacobians: yields Jacobians of A G, for noise whose p-value depends on them
+                (:class:`~unrelu.measurements.Fit`).
+        """
+        known, problem = replace(self.batch, freedom=freedom, uniqueness=uniqueness), self.problem
+        fit = problem.fit_of(known.reconstruction, used, jacobians)
+        return replace(self, batch=known.judged(fit, shape, chance))
+
+    @property
+    def z(self) -> Array:
+        """The codes, in the shape that the network takes."""
+        return self.problem.network.shaped(self._flat)
+
+    @property
+    def status(self) -> Any:
+        """The :class:`Status` of each observation: how it ended, and what to do next."""
+        return squeezed(self.problem, self.batch.status)
+
+    @property
+    def _flat(self) -> Array:
+        return np.asarray(squeezed(self.problem, self.batch.z))
+
+    def _part(self, rows: Index, problem: Problem) -> Self:
+        return replace(self, batch=self.batch.subset(rows, problem))
 
     # --- printing, pictures, files ------------------------------------------------------------------------------------
 
@@ -134,7 +273,7 @@ class Inversion(JudgedCodes):
         columns, places = self._columns(), np.arange(self.problem.size)
         most = DRAWN if notebook else WORST
         images = self._thumbnails(worst_first(columns)[:most]) if notebook else ()
-        at_bounds = int(np.any(problem.bounds.active(self._codes) != 0, axis=1).sum())
+        at_bounds = int(np.any(problem.bounds.active(self.batch.z) != 0, axis=1).sum())
         title = method + (f", noise {noise}" if noise else ", no noise stated")
         explained = None if noise else self._explained_shares()
         return printed_verdicts(columns, title, self._norm, places, most, images, at_bounds, explained)
@@ -142,12 +281,12 @@ class Inversion(JudgedCodes):
     def _thumbnails(self, rows: Index) -> Any:
         from unrelu.display.answer_figures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
 
-        outputs = self.batched()["reconstruction"][rows]
+        outputs = self.batch.reconstruction[rows]
         return thumbnails(self._panels(rows, outputs, [""] * len(rows)), rows) if len(rows) else []
 
     def _entries(self, noise: str) -> list[tuple[str, str]]:
         """Return the printed lines about one observation, as names and texts."""
-        problem, network, z = self.problem, self.problem.names, self._codes[0]
+        problem, network, z = self.problem, self.problem.names, self._flat
         names, fixed = [network.name_of(j) for j in range(len(z))], problem.bounds.fixed
         held = [f"{names[j]} = {value:.5g}" for j, value in enumerate(network.parameters_of(z)) if fixed[j]]
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
@@ -164,7 +303,7 @@ class Inversion(JudgedCodes):
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
             (self.status.name, self.message),
-            ("code", self._code_text(z) if known else ""),
+            ("code", code_text(z, network) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
@@ -176,8 +315,8 @@ class Inversion(JudgedCodes):
         ]
 
     def _label(self, i: int) -> str:
-        columns = self.batched()
-        lines, p, sure = [columns["status"][i].name], columns["p_value"][i], columns["confidence"][i]
+        batch = self.batch
+        lines, p, sure = [batch.status[i].name], batch.p_value[i], batch.confidence[i]
         if math.isfinite(p):
             lines.append(p_value_text(p))
         elif math.isfinite(sure):
@@ -185,10 +324,10 @@ class Inversion(JudgedCodes):
         return "\n".join(lines)
 
     def _figure(self, rows: Index, of: str, panels: Panels, place: slice) -> ObservationFigure:
-        return panels(self.batched()["reconstruction"][rows]).figure(f"{of}method {self.method}")
+        return panels(self.batch.reconstruction[rows]).figure(f"{of}method {self.method}")
 
     def _write(self, path: Path) -> None:
-        write_result_file(path, vars(self) | self.batched())
+        write_result_file(path, self.batch, self.options)
 
     def to_frame(self, codes: bool = False) -> DataFrame:
         """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
@@ -206,22 +345,23 @@ class Inversion(JudgedCodes):
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        names, values = self.problem.names.parameter_names, self.problem.names.parameters_of(self._codes).T
+        names, values = self.problem.names.parameter_names, self.problem.names.parameters_of(self.batch.z).T
         return data_frame(self._columns(), np.arange(self.problem.size), *((names, values) if codes else ()))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of the verdict, (B,) each."""
-        batch = self.batched()
-        batch["status"] = np.array([status.name for status in batch["status"]], dtype=object)
-        batch["residual"] = self._differences(self._norm)
-        return {name: batch[name] for name in _COLUMNS}
+        columns = {"status": np.array([status.name for status in self.batch.status], dtype=object)}
+        for name, column in COLUMNS.items():
+            columns |= {name: getattr(self.batch, name)} if column.reported else {}
+            columns |= {"residual": self._differences(self._norm)} if name == "fun" else {}
+        return columns
 
     # --- what follows from the codes ----------------------------------------------------------------------------------
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
         """The bounds that z is at, shaped like z: -1 lower, 1 upper, 0 neither, as in scipy.optimize."""
-        return self.problem.bounds.active(self._codes).reshape(self.z.shape)
+        return self.problem.bounds.active(self.batch.z).reshape(self.z.shape)
 
     def laplace(self) -> Laplace:
         """Estimate how far the truth can be from z under the stated noise, by standard deviations in z's linear region.
@@ -242,7 +382,7 @@ class Inversion(JudgedCodes):
         >>> local.std.round(4), local.reconstruction_std.round(4)  # 0.1 / sqrt(2^2 + 1^2)
         (array([0.0447]), array([0.0894, 0.    , 0.0447]))
         """
-        return laplace_approximation(self.problem, self._codes, self.norm)
+        return laplace_approximation(self.problem, self.batch.z, self.norm)
 
     @cached_property
     def optima(self) -> Any:
@@ -266,7 +406,7 @@ class Inversion(JudgedCodes):
             raise InputError("optima are known of results of unrelu.invert; call it with method=your_function")
         found = self.find_optima(self, math.inf)
         assert found is not None
-        return found[0] if self.problem.single else tuple(found)
+        return squeezed(self.problem, tuple(found))
 
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """Recompute the residual ``|y - A G(z)|`` from z, in "l2", "l1" or "linf", in the units of y: a float, or (B,).
@@ -279,12 +419,12 @@ class Inversion(JudgedCodes):
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        differences = self.problem.differences_of(self.problem.network.outputs(self._codes))
+        differences = self.problem.differences_of(self.problem.network.outputs(self.batch.z))
         if part is not None:
             place, stated = self._place(part), self.problem.stated
             seen = known_entries(stated.noise, stated.operator, len(differences))[:, place].any(axis=1, keepdims=True)
             differences = np.where(seen, differences[:, place], np.nan)
-        return self._each(norms(differences, norm))
+        return squeezed(self.problem, norms(differences, norm))
 
     @property
     def _norm(self) -> str:
@@ -293,7 +433,7 @@ class Inversion(JudgedCodes):
 
     def _differences(self, norm: str) -> Array:
         """Compute ``|y - A G(z)|`` from the reconstructions, (B,)."""
-        return norms(self.problem.differences_of(self.batched()["reconstruction"]), norm)
+        return norms(self.problem.differences_of(self.batch.reconstruction), norm)
 
     def _other_optima(self) -> str:
         """Describe the best other optimum that explains the only observation, and count the rest; empty if none."""
@@ -307,13 +447,8 @@ class Inversion(JudgedCodes):
             return ""
         fit = f"{p_value_text(others[0].p_value)}, " if self.problem.noise.stated else ""
         more = f", and {len(others) - 1} more" if len(others) > 1 else ""
-        return f"another one explains y as well: {fit}at {self._code_text(others[0].z.ravel())}{more}; see r.optima"
-
-    def _code_text(self, z: Array) -> str:
-        """Format a code, (k,), with the names of coordinates that have one."""
-        names, values = self.problem.names, self.problem.names.parameters_of(z)
-        own = {name: float(value) for name, value in zip(names.coordinate_names, values, strict=False) if name}
-        return code_text(z, [names.name_of(j) for j in range(len(z))], own)
+        where = code_text(others[0].z.ravel(), self.problem.names)
+        return f"another one explains y as well: {fit}at {where}{more}; see r.optima"
 
     def _by_part(self, unit: str) -> str:
         """Format the residual's root mean square in each observed part of one observation, in units of stated noise.
@@ -325,9 +460,7 @@ class Inversion(JudgedCodes):
         if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
             return ""
         seen = known_entries(problem.noise, problem.operator, 1)[0]
-        relative = problem.differences_of(np.asarray(self.reconstruction)[None])[0] / (
-            1.0 if sizes is None else sizes[0]
-        )
+        relative = problem.differences_of(self.batch.reconstruction)[0] / (1.0 if sizes is None else sizes[0])
         parts = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
         said = [f"{name} {number(float(np.sqrt(np.mean(part**2))))}" for name, part in parts.items() if part.size]
         return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
@@ -351,7 +484,7 @@ class Inversion(JudgedCodes):
         level, left = self.problem.noise.dispersion_parameter, float(self.problem.observed[0] - self.used)
         if self.problem.noise.likelihood is not None or not level > 0:
             return ""
-        value = float(np.square(self.problem.residual_of(np.asarray(self.reconstruction)[None])).sum() / level)
+        value = float(np.square(self.problem.residual_of(self.batch.reconstruction)).sum() / level)
         if not math.isfinite(value):
             return ""
         of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"

@@ -16,6 +16,7 @@ from unrelu.measurements.picture_scale import black_and_white
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import Problem
 from unrelu.result.result_file import AbsentGenerator
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import count
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 Panels = Callable[[Array], "ObservationPanels"]
 # The number of observations drawn by default.
 DRAWN = 8
+
+
+def squeezed(problem: Problem, values: Any) -> Any:
+    """Return the values of a batch as users see them: the one value if the problem is of a single observation."""
+    first = values[0] if problem.single else values
+    return first.item() if isinstance(first, np.generic) else first
 
 
 class Answers:
@@ -39,10 +46,10 @@ class Answers:
     # Names for messages: the kind of answer, a variable, and two of its attributes.
     _called: ClassVar[tuple[str, str, str]]
 
-    # Subclasses define these. _part: answers to some observations, or to one without a batch axis. _printed: the text
-    # to print, in a notebook with pictures. _label: the text beside an observation's pictures. _figure: a figure, given
+    # Subclasses define these. _part: answers to some observations, given their problem. _printed: the text to print, in
+    # a notebook with pictures. _label: the text beside an observation's pictures. _figure: a figure, given
     # observations, words for the title, panels and a slice of outputs. _write: write the file. _flat: codes, (..., k).
-    _part: Callable[[Index, bool], Self]
+    _part: Callable[[Index, Problem], Self]
     _printed: Callable[[bool], Printed]
     _label: Callable[[int], str]
     _figure: Callable[[Index, str, Panels, slice], ObservationFigure]
@@ -81,16 +88,8 @@ class Answers:
             raise IndexError(
                 f"a {kind} is indexed by observations, {name}[3], {name}[[3, 7]], {name}[mask]; got {index!r:.80}"
             )
-        return self._part(np.atleast_1d(chosen), not chosen.ndim)
-
-    def _problem_of(self, rows: Index, single: bool) -> Problem:
-        """Return the problem restricted to some observations."""
-        return replace(self.problem.part(rows), single=single)
-
-    def _each(self, values: Any) -> Any:
-        """Return the values of the batch, or the one value of a single observation."""
-        first = values[0] if self.problem.single else values
-        return first.item() if isinstance(first, np.generic) else first
+        rows = np.atleast_1d(chosen)
+        return self._part(rows, replace(self.problem.part(rows), single=not chosen.ndim))
 
     # --- printing and pictures ----------------------------------------------------------------------------------------
 
@@ -142,10 +141,13 @@ class Answers:
         >>> len(figure.axes)  # two rows of three, and the colour bar
         7
         """
-        from unrelu.display.answer_figures import drawn_rows  # noqa: PLC0415 -- Matplotlib, where it is used
-
         single, size = self.problem.single, self.problem.size
-        rows = drawn_rows(size, single, observations, max_observations)
+        most, asked = whole_number("max_observations", max_observations, 1), f"observations={observations!r}"
+        if single and observations is not None:
+            raise IndexError(f"{asked}: there is one observation; leave it out")
+        rows = np.arange(size)[slice(None) if observations is None else observations].reshape(-1)[:most]
+        if not len(rows):
+            raise IndexError(f"{asked}: there is nothing to draw")
         labels = [("" if single else f"{i}\n") + self._label(int(i)) for i in rows]
         of = "" if single else f"{len(rows)} of {count(size, 'observation')}, "
         place = slice(None) if part is None else self._place(part)

@@ -46,6 +46,7 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.result.answers import squeezed
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -192,11 +193,9 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
         "shares": shares,
         "holds": (np.abs(shares - levels) <= COVERAGE_SHORTFALL * np.sqrt(levels * (1 - levels))).all(axis=1),
     }
-    ends = [names.parameters_of(problem.bounds.clip(z + side * deviation)) for side in (-1, 1)]
-    if problem.single:
-        columns, ends = {name: column[0] for name, column in columns.items()}, [end[0] for end in ends]
-        columns |= {name: columns[name].item() for name in ("decrement", "holds")}
-    named = zip(names.coordinate_names, ends[0].T, ends[1].T, strict=False)
+    lower, upper = (names.parameters_of(problem.bounds.clip(z + side * deviation)) for side in (-1, 1))
+    named = zip(names.coordinate_names, squeezed(problem, lower).T, squeezed(problem, upper).T, strict=False)
+    columns = {name: squeezed(problem, column) for name, column in columns.items()}
     return Laplace(**columns, intervals={name: (low, high) for name, low, high in named if name})
 
 

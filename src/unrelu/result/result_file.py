@@ -27,27 +27,19 @@ from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
 from unrelu.problem import Problem
+from unrelu.result._judged_codes import COLUMNS, JudgedCodes
 from unrelu.result.fingerprint import fingerprint
-from unrelu.result.residual_tests import TESTS
-from unrelu.result.status import ending_of
+from unrelu.result.status import Ending, ending_of
 from unrelu.result.uniqueness import LocalUniqueness, Uniqueness
 from unrelu.runtime import archives
-from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
+from unrelu.runtime.archives import Columns, Table, array_of, columns_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import is_name
 
-Columns = Mapping[str, tuple[Any, float, float]]
-# The columns of numbers, (B,) or (B, ...): types, smallest and largest numbers, NaN for no limit.
-_PROBABILITY, _COUNT, _ANY = (np.float64, 0, 1), (np.int64, -1, math.inf), (np.float64, math.nan, math.nan)
-_COLUMNS: Columns = {
-    **dict.fromkeys(("z", "reconstruction", "fun"), _ANY),
-    **dict.fromkeys(("success", "identifiable"), (np.bool_, 0, 1)),
-    **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
-    **dict.fromkeys(("seconds", "used"), (np.float64, 0, math.inf)),
-    "nit": (np.int64, 0, math.inf), "freedom": _COUNT, "rank": _COUNT,
-}  # fmt: skip
-_ENDINGS = ("verdict", "ended")
+# The columns of the verdict that are numbers, and those that are texts, or endings by their names.
+_NUMBERS: Columns = {name: each[:3] for name, each in COLUMNS.items() if issubclass(each.kind, np.generic)}
+_TEXTS = {name: each.kind is Ending for name, each in COLUMNS.items() if each.kind in (str, Ending)}
 # Optional arrays with numbers for each coordinate.
 _BY_COORDINATE = ("network.nuisance", "bounds", "problem.normal")
 # The kind of a measurement given as code. Files do not contain the code.
@@ -139,13 +131,12 @@ def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
     return len(y), latent, output
 
 
-def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
-    """Read columns by name, and check types, ranges and shapes; a shape that is not given is (size,)."""
-    found = archives.columns_of(table, columns)
-    for name, array in found.items():
-        if array.shape != shapes.get(name, (size,)):
-            raise ValueError(f"{name} has shape {array.shape}, not {shapes.get(name, (size,))}")
-    return found
+def texts_in(table: Table, name: str, size: int) -> list[str]:
+    """Read a text for each observation."""
+    texts = texts_of(table[name])
+    if len(texts) != size:
+        raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
+    return texts
 
 
 def read_problem(table: Table, network: Generator | None, operator: Any, what: str) -> Problem:
@@ -220,30 +211,34 @@ def norm_of(text: str) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the attributes of an ``Inversion`` of a batch; the file appears complete or not at all.
+def write_result_file(path: Path, batch: JudgedCodes, options: Mapping[str, Any]) -> None:
+    """Write a result; the file appears complete or not at all.
 
     Raises:
         InputError: the suffix is not .npz, the folder does not exist, or the method's name cannot be printed.
         StorageError: the disk is full or cannot be written to.
     """
-    if not is_name(method := result["method"]):
-        raise InputError(f"method={method!r:.100} is no name; pass Inversion.of a short one, of printable characters")
-    columns: Table = {name: np.asarray(result[name], kind) for name, (kind, *_) in _COLUMNS.items()}
-    columns["z"] = columns["z"].reshape(-1, *result["problem"].network.latent_shape)
+    if not is_name(batch.method):
+        raise InputError(
+            f"method={batch.method!r:.100} is no name; pass Inversion.of a short one, of printable characters"
+        )
+    network, table = batch.problem.network, dict[str, Any]()
+    table |= {name: np.asarray(getattr(batch, name), kind) for name, (kind, *_) in _NUMBERS.items()}
+    for name, named in _TEXTS.items():
+        table[name] = np.array([each.name if named else each for each in getattr(batch, name)], dtype=np.str_)
     archives.write_archive(path, "result", {
-        **{name: result[name] for name in ("method", "norm", "pool")},
-        "options": json.dumps(dict(result["options"]), default=str),
-        **problem_arrays(result["problem"]), **columns,
-        **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
-        "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
-        "restarts": np.concatenate([np.empty((0, result["problem"].network.latent_dim)), *result["restarts"]]),
-        "restarts.count": np.array([*map(len, result["restarts"])], np.int64),
+        "method": batch.method, "norm": batch.norm, "pool": batch.pool,
+        "options": json.dumps(dict(options), default=str),
+        **problem_arrays(batch.problem), **table, "z": network.shaped(batch.z),
+        "restarts": np.concatenate([np.empty((0, network.latent_dim)), *batch.restarts]),
+        "restarts.count": np.array([*map(len, batch.restarts)], np.int64),
     })  # fmt: skip
 
 
-def read_result_file(path: str | Path, network: Generator | None, operator: Any) -> dict[str, Any]:
-    """Read the attributes of an ``Inversion`` from a file; check them for damage and against the network.
+def read_result_file(
+    path: str | Path, network: Generator | None, operator: Any
+) -> tuple[JudgedCodes, Mapping[str, Any]]:
+    """Read a result and the options of its method from a file; check them for damage and against the network.
 
     Raises:
         InputError: see :func:`unrelu.load_result`.
@@ -251,20 +246,19 @@ def read_result_file(path: str | Path, network: Generator | None, operator: Any)
     return archives.read_archive(path, "result", lambda table: _result(table, network, operator))
 
 
-def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
+def _result(table: Table, network: Generator | None, operator: Any) -> tuple[JudgedCodes, Mapping[str, Any]]:
     size, latent, output = sizes_in(table)
-    result = columns_in(table, _COLUMNS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
-    for name in (*_ENDINGS, "message"):
-        texts = [ending_of(text) if name in _ENDINGS else text for text in texts_of(table[name])]
-        result[name] = np.array(texts, dtype=object)
-        if len(texts) != size:
-            raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
-    result["problem"] = read_problem(table, network, operator, "result")
-    result["z"] = result["z"].reshape(size, math.prod(latent))
-    ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
-    codes = columns_in(table, {"restarts": _ANY}, {"restarts": (sum(ends[-1:]), math.prod(latent))}, size)["restarts"]
-    result["restarts"] = np.fromiter(np.split(codes, ends), object, size)
-    local = result.pop("rank"), result["freedom"], result.pop("identifiable")
-    result["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))
-    result["options"], result["method"] = dict(json.loads(text_of(table["options"]))), text_of(table["method"])
-    return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}
+    stated, shapes = {**_NUMBERS, "restarts.count": COLUMNS["nit"][:3]}, {"z": latent, "reconstruction": output}
+    found: dict[str, Any] = columns_of(table, stated, size, {name: (size, *shape) for name, shape in shapes.items()})
+    for name, named in _TEXTS.items():
+        found[name] = np.array([ending_of(t) if named else t for t in texts_in(table, name, size)], dtype=object)
+    problem, k = read_problem(table, network, operator, "result"), math.prod(latent)
+    found["z"] = found["z"].reshape(size, k)
+    ends = np.cumsum(found.pop("restarts.count"))
+    codes = columns_of(table, {"restarts": COLUMNS["z"][:3]}, size, {"restarts": (sum(ends[-1:]), k)})["restarts"]
+    found["restarts"] = np.fromiter(np.split(codes, ends), object, size)
+    local = found.pop("rank"), found["freedom"], found.pop("identifiable")
+    found["uniqueness"] = Uniqueness(partial(LocalUniqueness, *local))
+    norm, pool = norm_of(text_of(table["norm"])), bool(number_of(table["pool"], np.bool_))
+    batch = JudgedCodes(problem, text_of(table["method"]), norm, pool, **found)
+    return batch, dict(json.loads(text_of(table["options"])))

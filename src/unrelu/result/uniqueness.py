@@ -38,12 +38,12 @@ class Uniqueness:
 
     def __getitem__(self, rows: Index) -> Self:
         """Select the uniqueness of some codes."""
-        return type(self)(partial(_taken, self, rows))
+        return type(self)(partial(_of_parts, [self], rows))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Join the uniqueness of the codes of all parts, in order."""
-        return cls(partial(_joined, parts))
+        return cls(partial(_of_parts, parts, slice(None)))
 
     @classmethod
     def unknown(cls, size: int) -> Self:
@@ -52,10 +52,6 @@ class Uniqueness:
         return cls(partial(LocalUniqueness, minus, minus, np.zeros(size, dtype=bool)))
 
 
-def _taken(whole: Uniqueness, rows: Index) -> LocalUniqueness:
-    rank, freedom, identifiable = whole.known
-    return LocalUniqueness(rank[rows], freedom[rows], identifiable[rows])
-
-
-def _joined(parts: Sequence[Uniqueness]) -> LocalUniqueness:
-    return LocalUniqueness(*map(np.concatenate, zip(*(part.known for part in parts), strict=True)))
+def _of_parts(parts: Sequence[Uniqueness], rows: Index | slice) -> LocalUniqueness:
+    columns = zip(*(part.known for part in parts), strict=True)
+    return LocalUniqueness(*(np.concatenate(column)[rows] for column in columns))

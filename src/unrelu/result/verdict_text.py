@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import WORST, Html, Printed, printed_batch
 from unrelu.errors import InputError, MissingPackageError
+from unrelu.parameters.names import Names
 from unrelu.result.status import Status
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import count, duration, listed, number, probability, share
@@ -124,11 +125,12 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     return f"the observation does not tell the code to a small part of its length {of}"
 
 
-def code_text(z: Array, names: Sequence[str], parameters: Mapping[str, float]) -> str:
+def code_text(z: Array, names: Names) -> str:
     """Format a code, (k,): first an array of the coordinates without names, then the parameters by name."""
-    array = array_text(z[[name not in parameters for name in names]], 4)
-    named = [f"{name} = {value:.5g}" for name, value in parameters.items()]
-    return listed([*([array] if array else []), *named])
+    own = names.coordinate_names or ("",) * len(z)
+    named = [f"{name} = {value:.5g}" for name, value in zip(own, names.parameters_of(z), strict=True) if name]
+    array = array_text(z[[not name for name in own]], 4)
+    return listed([array, *named] if array else named)
 
 
 def array_text(values: Any, digits: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +11,29 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.measurements.objectives import norms
-from unrelu.result import TESTS, Inversion
+from unrelu.result import COLUMNS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.sampling.draws import Posterior
-from unrelu.sampling.sampled_chains import interval_of
+from unrelu.sampling.sampled_chains import SampledChains, interval_of
 
 Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
-# The numbers of the verdict on an observation, and their types.
-_REAL = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
+# The numbers of the verdict on an observation, and their types. ``fun`` is called objective, and residuals follow it.
+_RESIDUALS = {f"residual_{norm}": norm for norm in ("l2", "l1", "linf")}
 _NUMBERS = {
-    "success": "|b1", **dict.fromkeys(_REAL, "<f8"), "freedom": "<i8", "rank": "<i8", "identifiable": "|b1",
-    "nit": "<i8", "seconds": "<f8",
+    name: np.dtype(column.kind).newbyteorder("<").str
+    for own, column in COLUMNS.items() if column.reported and column.kind is not str
+    for name in (("objective", *_RESIDUALS) if own == "fun" else (own,))
 }  # fmt: skip
+# The numbers of a posterior: for each coordinate of codes, and the worst statistics of all coordinates.
+_OF_COORDINATES: dict[str, Callable[[SampledChains], Array]] = {
+    "mean": lambda one: one.mean,
+    "std": lambda one: one.deviation,
+    "lower": lambda one: interval_of(one.flat, INTERVAL)[0],
+    "upper": lambda one: interval_of(one.flat, INTERVAL)[1],
+}
+_STATISTICS = ("rhat", "ess", "tail_ess")
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,10 @@ def columns_of(
         *([Column("parameters", (named,), "<f8")] if named else []),
         *(
             (
-                *(Column(name, latent, "<f8") for name in ("mean", "std", "lower", "upper")),
+                *(Column(name, latent, "<f8") for name in _OF_COORDINATES),
                 Column("reconstruction_std", output, "<f8"),
                 Column("posterior_status", (), "|u1"),
-                *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
+                *(Column(name, (), "<f8") for name in _STATISTICS),
             )
             if posterior
             else ()
@@ -88,16 +98,15 @@ def columns_of(
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
     """Return the numbers of the verdict on every observation, (B,), by column name; ``residual`` has shape (B, m)."""
-    own = {"objective": result.fun, **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")}}
-    return {name: np.atleast_1d(own[name] if name in own else getattr(result, name)) for name in _NUMBERS}
+    own = {"objective": result.batch.fun} | {name: norms(residual, norm) for name, norm in _RESIDUALS.items()}
+    return {name: own[name] if name in own else getattr(result.batch, name) for name in _NUMBERS}
 
 
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
     """Summarise the draws of each observation, by column name: (B, \\*latent_shape) for codes, (B,) for the others."""
     chains, network = posterior.chains, posterior.problem.network
-    said = [(one.mean, one.deviation, *interval_of(one.flat, INTERVAL)) for one in chains]
-    codes = network.shaped(np.reshape(said, (len(chains), 4, network.latent_dim)))
+    shape = (len(chains), *network.latent_shape)
     return {
-        **{name: codes[:, j] for j, name in enumerate(("mean", "std", "lower", "upper"))},
-        **{name: np.array([one.worst(name)[0] for one in chains]) for name in ("rhat", "ess", "tail_ess")},
+        **{name: np.reshape([number(one) for one in chains], shape) for name, number in _OF_COORDINATES.items()},
+        **{name: np.array([one.worst(name)[0] for one in chains]) for name in _STATISTICS},
     }

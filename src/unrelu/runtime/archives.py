@@ -22,6 +22,8 @@ from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.words import listed
 
 Table = dict[str, npt.NDArray[Any]]
+# The types of columns, and their smallest and largest numbers.
+Columns = Mapping[str, tuple[Any, float, float]]
 Content = TypeVar("Content")
 
 # The format number of all archives. It increases when the format of any kind changes.
@@ -120,10 +122,10 @@ def array_of(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) -> Table:
-    """Return columns by name; each must have its type, and lie between its two limits, where NaN is no limit.
+def columns_of(table: Table, columns: Columns, size: int, shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    """Return columns by name; each must have its type and shape, and lie between its two limits, where NaN is no limit.
 
-    Entries may be NaN, for unknown numbers; only a time may not.
+    A shape that is not given is (size,). Entries may be NaN, for unknown numbers; only a time may not.
     """
     found = {}
     for name, (kind, low, high) in columns.items():
@@ -132,6 +134,8 @@ def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) ->
         bad |= (array == math.inf) & (high == math.inf)
         if bad.any():
             raise ValueError(f"{name} is {array[bad][0]}, which is not from {low} to {high}")
+        if array.shape != (shape := shapes.get(name, (size,))):
+            raise ValueError(f"{name} has shape {array.shape}, not {shape}")
     return found
 
 

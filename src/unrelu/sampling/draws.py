@@ -14,7 +14,7 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.answers import Answers, Panels
+from unrelu.result.answers import Answers, Panels, squeezed
 from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
@@ -72,8 +72,8 @@ class Posterior(Answers):
     def __init__(self, problem: Problem, chains: Sequence[SampledChains]) -> None:
         self.problem, self.chains = problem, tuple(chains)
 
-    def _part(self, rows: Index, single: bool) -> Posterior:
-        return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows])
+    def _part(self, rows: Index, problem: Problem) -> Posterior:
+        return Posterior(problem, [self.chains[i] for i in rows])
 
     @property
     def _k(self) -> int:
@@ -84,7 +84,7 @@ class Posterior(Answers):
         found: Array = np.empty((len(self.chains), *shape), dtype=kind)
         for i, one in enumerate(self.chains):
             found[i] = said(one)
-        return self._each(found)
+        return squeezed(self.problem, found)
 
     # --- draws --------------------------------------------------------------------------------------------------------
 
@@ -93,15 +93,12 @@ class Posterior(Answers):
 
         Where an observation has fewer draws than another, the array is NaN, or 0 for the numbers of modes.
         """
-        arrays = [getattr(one, name) for one in self.chains]
-        if self.problem.single:
-            return np.asarray(arrays[0])
         shape = np.max([one.z.shape[:2] for one in self.chains] or [(0, 0)], axis=0)
         padding, last = 0 if name == "mode" else np.nan, (self._k,) if name == "z" else ()
-        found: Array = np.full((len(arrays), *shape, *last), padding)
-        for row, array in zip(found, arrays, strict=True):
-            row[:, : array.shape[1]] = array
-        return found
+        found: Array = np.full((len(self.chains), *shape, *last), padding)
+        for row, one in zip(found, self.chains, strict=True):
+            row[:, : one.z.shape[1]] = getattr(one, name)
+        return np.asarray(squeezed(self.problem, found))
 
     @property
     def _flat(self) -> Array:
@@ -222,7 +219,7 @@ class Posterior(Answers):
             lambda one: network.shaped(one.flat), network.latent_shape
         )  # fmt: skip
         ends = self._each_of(lambda one: interval_of(draws(one), level), 2, *shape)
-        lower, upper = ends if self.problem.single else np.moveaxis(ends, 1, 0)
+        lower, upper = np.moveaxis(ends, -1 - len(shape), 0)
         return lower, upper
 
     def outputs(self, one: SampledChains) -> Array:
@@ -252,7 +249,9 @@ class Posterior(Answers):
         below a tenth of the lower of the two end values. A chain of such parts is one mode as well.
         """
         shaped = self.problem.network.shaped
-        return self._each([tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains])
+        return squeezed(
+            self.problem, [tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains]
+        )
 
     # --- printing, pictures, files and other libraries ----------------------------------------------------------------
 
@@ -347,13 +346,13 @@ class Posterior(Answers):
         named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
         fields = {"log_likelihood": self.log_likelihood, "mode": self.drawn("mode")}
         codes = named | {"z": self.z}
-        if batch:
-            fields, codes = (
-                {name: np.moveaxis(values, 0, 2) for name, values in group.items()} for group in (fields, codes)
-            )
+        fields, codes = (  # chain and draw come before the observation
+            {name: np.moveaxis(values, 0, 2 * len(batch)) for name, values in group.items()}
+            for group in (fields, codes)
+        )
         dims = {
             **dict.fromkeys([*fields, *codes], batch), "y": [*batch, "entry"],
             "z": [*batch, *(f"z_{i}" for i in range(len(network.latent_shape)))],
         }  # fmt: skip
-        y = self._each(self.problem.stated.y)
+        y = squeezed(self.problem, self.problem.stated.y)
         return from_dict({"posterior": codes, "sample_stats": fields, "observed_data": {"y": y}}, dims=dims)

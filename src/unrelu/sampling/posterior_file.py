@@ -15,20 +15,22 @@ import numpy as np
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in
-from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
+from unrelu.result.result_file import problem_arrays, read_problem, sizes_in, texts_in
+from unrelu.runtime.archives import Columns, Table, array_of, columns_of, read_archive, write_archive
 from unrelu.sampling.sampled_chains import SampledChains
 
-# The arrays of a file: types, smallest and largest numbers. The draws and codes of all observations are joined; counts
-# say how many belong to each.
-_ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
-_COLUMNS: Columns = {
-    "z": _ANY, "best": _ANY, **dict.fromkeys(("mode", "draws", "modes"), _COUNT),
-    "log_likelihood": (np.float64, -math.inf, math.inf), "log_evidence": (np.float64, -math.inf, math.inf),
-    **dict.fromkeys(("log_evidence_error", "seconds"), (np.float64, 0.0, math.inf)),
+# The columns of a file: types, smallest and largest numbers. First those with a number for each observation.
+_LOG, _COUNT = (np.float64, -math.inf, math.inf), (np.int64, 0, 2**40)
+_NUMBERS: Columns = {
+    "log_evidence": _LOG, **dict.fromkeys(("log_evidence_error", "seconds"), (np.float64, 0.0, math.inf)),
     **dict.fromkeys(("acceptance", "overlooked", "p_value"), (np.float64, 0.0, 1.0)),
 }  # fmt: skip
-_NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
+_COLUMNS: Columns = {
+    **_NUMBERS, **dict.fromkeys(("z", "best"), (np.float64, math.nan, math.nan)), "log_likelihood": _LOG,
+    **dict.fromkeys(("mode", "draws", "modes"), _COUNT),
+}  # fmt: skip
+# The arrays of all observations that are joined: the counts of what belongs to each, and the axis.
+_JOINED = {"z": ("draws", 1), "log_likelihood": ("draws", 1), "mode": ("draws", 1), "best": ("modes", 0)}
 # The reasons why sampling can have been cut short. An empty text means that it was not.
 _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
 
@@ -46,7 +48,7 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
         **problem_arrays(problem),
         **{
             name: np.concatenate([getattr(one, name) for one in (empty, *chains)], axis=axis)
-            for name, axis in (("z", 1), ("log_likelihood", 1), ("mode", 1), ("best", 0))
+            for name, (_, axis) in _JOINED.items()
         },
         **{name: np.array([getattr(one, name) for one in chains], dtype=np.float64) for name in _NUMBERS},
         "draws": np.array([one.z.shape[1] for one in chains], dtype=np.int64),
@@ -70,19 +72,15 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> dict[st
     k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
     drawn = (len(table["z"]), counts[0])
     shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
-    found = columns_in(table, _COLUMNS, shapes, size)
+    found = columns_of(table, _COLUMNS, size, shapes)
     problem = read_problem(table, network, operator, "posterior")
     bounds, z = problem.bounds, found["z"]
     if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
         raise ValueError("a draw is outside of the bounds, or no number")
-    ends, endings = np.cumsum(found["draws"])[:-1], texts_of(table["ended"])
-    if len(endings) != size:
-        raise ValueError(f"ended has {len(endings)} entries, y has {size} observations")
-    parts = [np.split(found[name], ends, axis=1) for name in ("z", "log_likelihood", "mode")]
-    parts += [np.split(found["best"], np.cumsum(found["modes"])[:-1])]
+    parts = {name: np.split(found[name], np.cumsum(found[n])[:-1], axis) for name, (n, axis) in _JOINED.items()}
     chains = []
-    for i, text in enumerate(endings):
-        numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS}
-        z, likelihood, mode, best = (part[i] for part in parts)
-        chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], fixed=bounds.fixed, **numbers))
+    for i, text in enumerate(texts_in(table, "ended", size)):
+        own: dict[str, Any] = {name: part[i] for name, part in parts.items()}
+        own |= {name: float(found[name][i]) for name in _NUMBERS}
+        chains.append(SampledChains(**own, ended=_ENDED[text], fixed=bounds.fixed))
     return {"problem": problem, "chains": chains}
