@@ -191,7 +191,7 @@ def test_exported_modules_that_branch(tmp_path, name, dynamic):
 def test_a_graph_of_one_code_is_evaluated_for_batches(tmp_path):
     """Exported for a batch of one, with that number written into its reshapes."""
     nodes = [node("Reshape", ["x", "s"], ["h"]), node("Tanh", ["h"], ["g"]), node("Add", ["h", "g"], ["y"])]
-    net = load(write(tmp_path / "net.onnx", nodes, [6], {"s": ints(1, 2, 3)}, rank=3))
+    net = load(write(tmp_path / "net.onnx", nodes, [6], {"s": ints(1, 2, 3)}))
     z = codes(net, 4)
     np.testing.assert_allclose(net(z), (z + np.tanh(z)).reshape(4, 2, 3), rtol=1e-12)
 
@@ -221,4 +221,4 @@ def test_unknown_operators_are_named(tmp_path):
     nodes = [node("Tanh", ["x"], ["h"]), node("Add", ["x", "h"], ["s"]), node("Det", ["s"], ["y"], name="volume")]
     message = r"node 'volume' \(Det\) is not known; supported are Abs"
     with pytest.raises(UnsupportedModelError, match=message):
-        load(write(tmp_path / "net.onnx", nodes, [3, 3], rank=1))
+        load(write(tmp_path / "net.onnx", nodes, [3, 3]))
