@@ -95,6 +95,9 @@ class Code(nn.Module):
         (Code(lambda m, z: m(torch.flatten(torch.tanh(z), 1)), nn.Linear(6, 4)), (6,)),
         (Code(lambda m, z: m(z.view(z.size(0), -1)), nn.Linear(6, 4)), (6,)),
         (Code(lambda m, z: m(z) + m(z).square(), nn.Linear(6, 4)), (6,)),
+        (Code(lambda m, z: m((z - torch.ones(4)) / 2), nn.Linear(4, 6)), (4,)),
+        (seq(nn.LayerNorm(4), nn.Linear(4, 6)), (4,)),
+        (seq(nn.PReLU(4), nn.Linear(4, 6)), (4,)),
     ],
 )
 def test_the_one_reading_of_the_latent_shape(module, shape):
