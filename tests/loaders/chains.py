@@ -105,8 +105,8 @@ CHAINS = {
         nn.AvgPool2d((2, 3), (2, 1), (1, 1), ceil_mode=True, count_include_pad=False), nn.Sigmoid(),
     )),
     "adaptive pooling": (4, lambda: seq(
-        nn.Linear(4, 48), nn.Unflatten(1, (2, 4, 6)), nn.ReLU(), nn.AdaptiveAvgPool2d((2, None)),
-        nn.AdaptiveAvgPool2d(1),
+        nn.Linear(4, 48), nn.Unflatten(1, (2, 4, 6)), nn.Conv2d(2, 2, (2, 3), padding="same"), nn.ReLU(),
+        nn.AdaptiveAvgPool2d((2, None)), nn.AdaptiveAvgPool2d(1),
     )),
     "pixel shuffle": (3, lambda: seq(nn.Linear(3, 24), nn.Unflatten(1, (8, 1, 3)), nn.PixelShuffle(2), nn.ReLU())),
     "linear on the last axis": (6, lambda: seq(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -40,36 +38,6 @@ def test_batch_norms_are_folded():
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Conv]] * 3
     net = from_torch(evaluation(CHAINS["mlp with batch norms"][1]()))
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Dense], [Dense]]
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_any_geometry_of_a_convolution(data):
-    torch.manual_seed(data.draw(st.integers(0, 1000)))
-    axes = data.draw(st.integers(1, 2))
-    groups = data.draw(st.sampled_from([1, 2]))
-
-    def sizes(low, high):
-        return tuple(data.draw(st.integers(low, high)) for _ in range(axes))
-
-    shape = (4, *sizes(5, 7))
-    stride, dilation, kernel, padding = sizes(1, 3), sizes(1, 2), sizes(1, 3), sizes(0, 1)
-    if data.draw(st.booleans()):
-        kind = (nn.ConvTranspose1d, nn.ConvTranspose2d)[axes - 1]
-        extra = tuple(data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
-        conv = kind(4, 6, kernel, stride, padding, extra, groups, dilation=dilation)
-    else:
-        kind = (nn.Conv1d, nn.Conv2d)[axes - 1]
-        same = data.draw(st.booleans())
-        conv = kind(4, 6, kernel, 1 if same else stride, "same" if same else padding, dilation, groups)
-    norm = (nn.BatchNorm1d, nn.BatchNorm2d)[axes - 1](6)
-    module = evaluation(seq(conv, norm, nn.ReLU()))
-    net = from_torch(module, shape)
-    assert all(isinstance(step, Conv) for step in net.layers[0].affine.steps[-1:])
-    z = torch.randn(2, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        np.testing.assert_allclose(net(z.reshape(2, -1).numpy()), module(z).numpy(), atol=1e-10)
 
 
 # --- the latent shape, and the module itself ------------------------------------------------------------------------
