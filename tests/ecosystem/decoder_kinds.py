@@ -49,13 +49,16 @@ def seq(*parts: nn.Module) -> nn.Sequential:
     return module
 
 
-def of(module: nn.Module, shape: Any = None, pick: Callable[[Any], Tensor] = lambda x: x, **names: Any) -> Case:
-    """The module as ``decoder``, and its own outputs in double precision."""
+def of(
+    module: nn.Module, shape: Any = None, run: Callable[[Any, Tensor], Tensor] = lambda decoder, z: decoder(z),
+    dtype: torch.dtype = torch.float64, **names: Any,
+) -> Case:  # fmt: skip
+    """The module as ``decoder``, and what ``run`` makes of it and codes, in double precision or its own."""
 
     def outputs(z: np.ndarray) -> np.ndarray:
-        codes = torch.from_numpy(z).reshape(len(z), *(shape or z.shape[1:]))
+        codes = torch.from_numpy(z).to(dtype).reshape(len(z), *(shape or z.shape[1:]))
         with torch.no_grad():
-            return pick(frozen(module, torch.float64, torch.device("cpu"))(codes)).numpy()
+            return run(frozen(module, dtype, torch.device("cpu")), codes).double().numpy()
 
     return {"decoder": module, **names}, outputs
 
@@ -160,8 +163,7 @@ def kl(folder: Path) -> Case:
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=4).eval()
-    exact = frozen(model, torch.float64, torch.device("cpu"))
-    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 2, 2, 2)).sample.detach().numpy()
+    return of(model, (2, 2, 2), lambda m, z: m.decode(z).sample, model=model)
 
 
 @builder("diffusers AutoencoderTiny")
@@ -172,8 +174,7 @@ def tiny(folder: Path) -> Case:
         encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), latent_channels=1,
     ).eval()  # fmt: skip
-    exact = frozen(model, torch.float64, torch.device("cpu"))
-    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 1, 3, 3)).sample.detach().numpy()
+    return of(model, (1, 3, 3), lambda m, z: m.decode(z).sample, model=model)
 
 
 @builder("pythae VAE")
@@ -181,8 +182,7 @@ def pythae(folder: Path) -> Case:
     from pythae.models import VAE, VAEConfig
 
     model = VAE(VAEConfig(input_dim=(1, 6, 6), latent_dim=4)).eval()
-    _, outputs = of(model.decoder, pick=lambda x: x["reconstruction"])
-    return {"model": model}, outputs
+    return of(model.decoder, run=lambda m, z: m(z)["reconstruction"], model=model)
 
 
 # --- downloaded: folders, state dicts, classes, styles ----------------------------------------------------------------
@@ -268,25 +268,18 @@ class Synthesis(nn.Module):
 @builder("a StyleGAN in W")
 def styled(folder: Path) -> Case:
     generator = Styled().eval()
-    exact = frozen(generator, torch.float64, torch.device("cpu"))
-    return {
-        "generator": generator,
-        "layers": 3,
-    }, lambda w: exact.synthesis(torch.from_numpy(w)[:, None].repeat(1, 3, 1)).detach().numpy()
+    return of(
+        generator, run=lambda m, w: m.synthesis(w[:, None].repeat(1, 3, 1)), generator=generator, layers=3
+    )  # fmt: skip
 
 
 @builder("a StyleGAN in W+, from standardised styles")
 def styled_plus(folder: Path) -> Case:
-    names, _ = styled(folder)
-    generator = names["generator"]
+    generator = Styled().eval()
     w = generator.mapping(torch.randn(10_000, 4)).detach()
     mean, std = w.mean(0), w.std(0)
-    exact = frozen(generator, torch.float64, torch.device("cpu"))
-    return {
-        **names,
-        "mean": mean,
-        "std": std,
-    }, lambda t: exact.synthesis(mean.double() + std.double() * torch.from_numpy(t).reshape(-1, 3, 8)).detach().numpy()
+    names = {"generator": generator, "layers": 3, "mean": mean, "std": std}
+    return of(generator, (3, 8), lambda m, t: m.synthesis(mean.double() + std.double() * t), **names)
 
 
 class Pair(nn.Module):
@@ -307,9 +300,9 @@ class Decoded:
 
 
 builder("a tuple of mean and variance")(
-    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), pick=lambda x: x[0])
+    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), run=lambda m, z: m(z)[0])
 )
-builder("a data class")(lambda folder: of(Pair(Decoded), pick=lambda x: x.mean))
+builder("a data class")(lambda folder: of(Pair(Decoded), run=lambda m, z: m(z).mean))
 
 
 # --- further inputs ---------------------------------------------------------------------------------------------------
@@ -375,14 +368,8 @@ class Noisy(nn.Module):
 
 def given(module: nn.Module, **inputs: Any) -> Case:
     """A module with inputs that are held fixed, and the same for all codes."""
-    exact = frozen(module.eval(), torch.float64, torch.device("cpu"))
     held = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
-
-    def outputs(z: np.ndarray) -> np.ndarray:
-        rows = [exact(z=torch.from_numpy(row[None]), **held) for row in z]
-        return torch.cat(rows).detach().numpy()
-
-    return {"decoder": module, **inputs}, outputs
+    return of(module.eval(), None, lambda m, z: torch.cat([m(z=row[None], **held) for row in z]), **inputs)
 
 
 builder("conditional VAE")(lambda folder: given(Conditional(), c=torch.eye(3)[[1]]))
@@ -490,16 +477,9 @@ def safetensors(folder: Path) -> Case:
 # --- half precision ---------------------------------------------------------------------------------------------------
 
 
-def half(module: nn.Module, dtype: torch.dtype, shape: Any = None) -> Case:
+def half(module: nn.Module, dtype: torch.dtype) -> Case:
     """The module, and its own outputs in its own precision."""
-    module = module.eval().to(dtype)
-
-    def outputs(z: np.ndarray) -> np.ndarray:
-        codes = torch.from_numpy(z).to(dtype).reshape(len(z), *(shape or z.shape[1:]))
-        with torch.no_grad():
-            return module(codes).double().numpy()
-
-    return {"decoder": module}, outputs
+    return of(module.eval().to(dtype), dtype=dtype)
 
 
 builder("multilayer perceptron, half")(lambda folder: half(mlp(), torch.float16))
