@@ -67,54 +67,6 @@ def mlp(k: int = 4, last: nn.Module | None = None) -> nn.Sequential:
     return seq(nn.Linear(k, 24), nn.ReLU(), nn.Linear(24, 40), last or nn.Sigmoid())
 
 
-# --- sequential -------------------------------------------------------------------------------------------------------
-
-builder("VAE decoder, sigmoid output")(lambda folder: of(mlp()))
-builder("tanh output")(lambda folder: of(mlp(5, nn.Tanh())))
-builder("LeakyReLU and batch normalisation")(
-    lambda folder: of(seq(nn.Linear(4, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, 40)))
-)
-builder("PReLU, weight normalisation, dropout")(
-    lambda folder: of(
-        seq(nn.utils.parametrizations.weight_norm(nn.Linear(4, 24)), nn.PReLU(), nn.Dropout(), nn.Linear(24, 40))
-    )
-)
-builder("a lambda over a decoder")(lambda folder: of(mlp()))
-
-
-# --- convolutional ----------------------------------------------------------------------------------------------------
-
-builder("DCGAN")(
-    lambda folder: of(
-        seq(nn.ConvTranspose2d(6, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.ConvTranspose2d(8, 1, 4, 2, 1, bias=False), nn.Tanh()), (6, 1, 1)
-    )
-)  # fmt: skip
-builder("convolutional VAE")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1), nn.ReLU(),
-            nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid())
-    )
-)  # fmt: skip
-builder("upsampling and convolutions")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3, padding=1),
-            nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 3, padding=1))
-    )
-)  # fmt: skip
-builder("pixel shuffle")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 8, 3, padding=1), nn.PixelShuffle(2))
-    )
-)
-builder("one-dimensional signals")(
-    lambda folder: of(
-        seq(nn.Linear(4, 24), nn.Unflatten(1, (3, 8)), nn.ReLU(), nn.ConvTranspose1d(3, 2, 4, 2, 1), nn.ReLU(),
-            nn.Conv1d(2, 1, 5, padding=2))
-    )
-)  # fmt: skip
-
-
 # --- residual ---------------------------------------------------------------------------------------------------------
 
 
@@ -144,15 +96,6 @@ class Gated(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.enter(z)
         return self.leave(F.layer_norm(h + F.glu(self.gate(h)), (16,)))
-
-
-builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40, plain=True).eval()))
-builder("residual GAN")(
-    lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
-)
-builder("image sums over resolutions")(lambda folder: of(Skip(6).eval(), (6, 1, 1)))
-builder("transformer with cross-attention")(lambda folder: of(Attention(4).eval()))
-builder("gated units and layer normalisation")(lambda folder: of(Gated().eval()))
 
 
 # --- structured output ------------------------------------------------------------------------------------------------
@@ -299,12 +242,6 @@ class Decoded:
     variance: Tensor
 
 
-builder("a tuple of mean and variance")(
-    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), run=lambda m, z: m(z)[0])
-)
-builder("a data class")(lambda folder: of(Pair(Decoded), run=lambda m, z: m(z).mean))
-
-
 # --- further inputs ---------------------------------------------------------------------------------------------------
 
 
@@ -370,13 +307,6 @@ def given(module: nn.Module, **inputs: Any) -> Case:
     """A module with inputs that are held fixed, and the same for all codes."""
     held = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
     return of(module.eval(), None, lambda m, z: torch.cat([m(z=row[None], **held) for row in z]), **inputs)
-
-
-builder("conditional VAE")(lambda folder: given(Conditional(), c=torch.eye(3)[[1]]))
-builder("a label, before the code")(lambda folder: given(Labelled(), label=torch.tensor([7])))
-builder("a time and a scale")(lambda folder: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]))
-builder("coordinates of an implicit decoder")(lambda folder: given(Coordinates(), grid=torch.rand(1, 5, 2)))
-builder("noise inputs of a StyleGAN")(lambda folder: given(Noisy(), noise=torch.randn(1, 1, 4, 4)))
 
 
 # --- torch.jit, torch.export, ONNX ------------------------------------------------------------------------------------
@@ -482,12 +412,56 @@ def half(module: nn.Module, dtype: torch.dtype) -> Case:
     return of(module.eval().to(dtype), dtype=dtype)
 
 
-builder("multilayer perceptron, half")(lambda folder: half(mlp(), torch.float16))
-builder("multilayer perceptron, bfloat16")(lambda folder: half(mlp(), torch.bfloat16))
-builder("convolutional, half")(
-    lambda folder: half(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1)), torch.float16
-    )
-)
-builder("residual, bfloat16")(lambda folder: half(Residual(4, 16, 40, plain=True), torch.bfloat16))
-builder("a lambda over a half decoder")(lambda folder: half(mlp(4, nn.Tanh()), torch.float16))
+# --- modules alone ----------------------------------------------------------------------------------------------------
+
+PLAIN: dict[str, Callable[[], Case]] = {
+    "VAE decoder, sigmoid output": lambda: of(mlp()),
+    "tanh output": lambda: of(mlp(5, nn.Tanh())),
+    "LeakyReLU and batch normalisation": lambda: of(seq(
+        nn.Linear(4, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, 40),
+    )),
+    "PReLU, weight normalisation, dropout": lambda: of(seq(
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 24)), nn.PReLU(), nn.Dropout(), nn.Linear(24, 40),
+    )),
+    "a lambda over a decoder": lambda: of(mlp()),
+    "DCGAN": lambda: of(seq(
+        nn.ConvTranspose2d(6, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 1, 4, 2, 1, bias=False), nn.Tanh(),
+    ), (6, 1, 1)),
+    "convolutional VAE": lambda: of(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1), nn.ReLU(),
+        nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid(),
+    )),
+    "upsampling and convolutions": lambda: of(seq(
+        nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3, padding=1),
+        nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 3, padding=1),
+    )),
+    "pixel shuffle": lambda: of(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 8, 3, padding=1), nn.PixelShuffle(2),
+    )),
+    "one-dimensional signals": lambda: of(seq(
+        nn.Linear(4, 24), nn.Unflatten(1, (3, 8)), nn.ReLU(), nn.ConvTranspose1d(3, 2, 4, 2, 1), nn.ReLU(),
+        nn.Conv1d(2, 1, 5, padding=2),
+    )),
+    "residual multilayer perceptron": lambda: of(Residual(4, 16, 40, plain=True).eval()),
+    "residual GAN": lambda: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1))),
+    "image sums over resolutions": lambda: of(Skip(6).eval(), (6, 1, 1)),
+    "transformer with cross-attention": lambda: of(Attention(4).eval()),
+    "gated units and layer normalisation": lambda: of(Gated().eval()),
+    "a tuple of mean and variance": lambda: of(Pair(namedtuple("Moments", "mean variance")), run=lambda m, z: m(z)[0]),
+    "a data class": lambda: of(Pair(Decoded), run=lambda m, z: m(z).mean),
+    "conditional VAE": lambda: given(Conditional(), c=torch.eye(3)[[1]]),
+    "a label, before the code": lambda: given(Labelled(), label=torch.tensor([7])),
+    "a time and a scale": lambda: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]),
+    "coordinates of an implicit decoder": lambda: given(Coordinates(), grid=torch.rand(1, 5, 2)),
+    "noise inputs of a StyleGAN": lambda: given(Noisy(), noise=torch.randn(1, 1, 4, 4)),
+    "multilayer perceptron, half": lambda: half(mlp(), torch.float16),
+    "multilayer perceptron, bfloat16": lambda: half(mlp(), torch.bfloat16),
+    "convolutional, half": lambda: half(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1),
+    ), torch.float16),
+    "residual, bfloat16": lambda: half(Residual(4, 16, 40, plain=True), torch.bfloat16),
+    "a lambda over a half decoder": lambda: half(mlp(4, nn.Tanh()), torch.float16),
+}  # fmt: skip
+for name, make in PLAIN.items():
+    builder(name)(lambda folder, make=make: make())
