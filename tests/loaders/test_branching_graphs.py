@@ -183,19 +183,22 @@ class Between(nn.Module):
         return self.last(self.function(self.first(z)))
 
 
-@pytest.mark.parametrize(("name", "function"), [(name, each) for name, all in PRODUCTS.items() for each in all])
-def test_a_product_that_is_an_activation(name, function):
+ALPHA, BETA = (torch.linspace(*ends, 9, dtype=torch.float64) for ends in ((-3, 2), (-1.3, 1.4)))
+BETWEEN = [
+    *((name, each) for name, products in PRODUCTS.items() for each in products),
+    ("swish", lambda x: (BETA + torch.sigmoid(ALPHA * x) * (1 - BETA)) * x),  # the learned one of an emulator
+    *((name, lambda x, limits=limits: torch.clamp(x, *limits)) for name, limits in (
+        ("hardsigmoid", (0.0, 1.0)), ("hardtanh", (-1.0, 1.0)), ("hardsigmoid", (-0.5, 2.0)), ("relu", (0.3, None)),
+        ("relu", (None, 0.2)), ("relu", (0.0, None)),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "function"), BETWEEN)
+def test_a_product_or_a_limit_that_is_an_activation(name, function):
     module, z = Between(function).double().eval(), codes(4)
     net = unrelu.from_torch(module)
     assert net.layers[0].activation.name == name
-    np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-11, atol=1e-12)
-
-
-def test_the_learned_activation_of_an_emulator():
-    alpha, beta = torch.linspace(-3, 2, 9, dtype=torch.float64), torch.linspace(-1.3, 1.4, 9, dtype=torch.float64)
-    module = Between(lambda x: (beta + torch.sigmoid(alpha * x) * (1 - beta)) * x).double().eval()
-    net, z = unrelu.from_torch(module), codes(4)
-    assert net.layers[0].activation.name == "swish"
     np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-11, atol=1e-12)
 
 
@@ -228,14 +231,6 @@ def test_modules_of_activations_traced_and_exported(tmp_path, activation):
         exported = unrelu.load(path)
         assert isinstance(exported, Network)
         np.testing.assert_allclose(exported(z), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("limits", [(0.0, 1.0), (-1.0, 1.0), (-0.5, 2.0), (0.3, None), (None, 0.2), (0.0, None)])
-def test_outputs_cut_off(limits):
-    module, z = Between(lambda x: torch.clamp(x, *limits)).double().eval(), codes(4)
-    net = unrelu.from_torch(module)
-    assert isinstance(net, Network)
-    np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 # --- what a chain is good for -----------------------------------------------------------------------------------------

@@ -56,28 +56,25 @@ def test_a_program_that_branches_is_a_generator(tmp_path, name, dynamic):
 
 
 def test_several_outputs_and_inputs():
-    class Two(nn.Module):
-        def forward(self, z, c):
+    class Pair(nn.Module):
+        def forward(self, z, c=1.0):
             return z.exp() * c, z
 
-    both = torch.export.export(Two(), (torch.zeros(1, 3), torch.ones(1, 3)))
-    with pytest.raises(
-        UnsupportedModelError,
-        match=r"takes inputs of shapes \(1, 3\), \(1, 3\); export one that takes codes \(B, ...\) alone",
+    both = torch.export.export(Pair(), (torch.zeros(1, 3), torch.ones(1, 3)))
+    program = torch.export.export(Pair(), (torch.zeros(1, 3),))
+    for given, arguments, message in (
+        (both, {}, r"takes inputs of shapes \(1, 3\), \(1, 3\); export one that takes codes \(B, ...\) alone"),
+        (program, {}, "output=0"),
+        (
+            program,
+            {"latent_shape": 7, "output": 0},
+            r"latent_shape=\(7,\), but the program takes codes of shape \(3,\)",
+        ),
     ):
-        unrelu.from_torch(both)
-
-    class One(nn.Module):
-        def forward(self, z):
-            return z.exp(), z
-
-    program = torch.export.export(One(), (torch.zeros(1, 3),))
-    with pytest.raises(UnsupportedModelError, match="output=0"):
-        unrelu.from_torch(program)
+        with pytest.raises(ModelError, match=message):
+            unrelu.from_torch(given, **arguments)
     z = np.random.default_rng(0).standard_normal((2, 3))
     np.testing.assert_allclose(unrelu.from_torch(program, output=0)(z), np.exp(z))
-    with pytest.raises(ModelError, match=r"latent_shape=\(7,\), but the program takes codes of shape \(3,\)"):
-        unrelu.from_torch(program, 7, output=0)
 
 
 def test_outputs_of_a_program_become_named_parts(tmp_path):

@@ -97,24 +97,21 @@ LAYERS = [_dense(3 + (seed > 8), 3 + (seed > 7), seed) for seed in range(12)]
 SORTED_AS_TEXT = {f"Dense_{i}": LAYERS[i] for i in sorted(range(12), key=str)}
 
 
-@pytest.mark.parametrize(
-    "tree",
-    [
-        SORTED_AS_TEXT,
-        {"params": SORTED_AS_TEXT},
-        {"params": {"decoder": SORTED_AS_TEXT}},
-        {f"layers.{i}.{key}": value for i, layer in enumerate(LAYERS) for key, value in layer.items()},
-        {f"dense{'_' * (i > 0)}{i or ''}/{key}:0": v for i, layer in enumerate(LAYERS) for key, v in layer.items()},
-        {
-            f"layers_{i}": {"weight": layer["kernel"].T.tolist(), "bias": layer["bias"]}
-            for i, layer in enumerate(LAYERS)
-        },
-        LAYERS,
-        [{"params": {"any": layer}} for layer in LAYERS],
-        {"layers": LAYERS},
-    ],
-    ids=["Flax", "params", "module", "dots", "Keras", "weights", "list", "list of modules", "list within"],
-)
+TREES = {
+    "Flax": SORTED_AS_TEXT,
+    "params": {"params": SORTED_AS_TEXT},
+    "module": {"params": {"decoder": SORTED_AS_TEXT}},
+    "dots": {f"layers.{i}.{key}": value for i, layer in enumerate(LAYERS) for key, value in layer.items()},
+    "Keras": {f"dense{'_' * (i > 0)}{i or ''}/{key}:0": v for i, each in enumerate(LAYERS) for key, v in each.items()},
+    "weights": {f"layers_{i}": {"weight": each["kernel"].T.tolist(), "bias": each["bias"]}
+                for i, each in enumerate(LAYERS)},
+    "list": LAYERS,
+    "list of modules": [{"params": {"any": layer}} for layer in LAYERS],
+    "list within": {"layers": LAYERS},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_dictionaries_of_layers(tree):
     net = from_arrays(tree, activation="relu")
     z = codes(net)
@@ -164,28 +161,22 @@ X = np.random.default_rng(0).standard_normal((60, 3)) * [0.1, 1.0, 10.0] + 5
 Y = np.tanh(X @ np.random.default_rng(1).standard_normal((3, 9)) / 5) * 100
 
 
+PERCEPTRON = MLPRegressor(max_iter=20)
+OUTPUTS = make_pipeline(StandardScaler(), PCA(4, whiten=True))
+MODELS = {
+    **{name: MLPRegressor(hidden_layer_sizes=(8, 7), activation=name, max_iter=20)
+       for name in ("relu", "logistic", "tanh", "identity")},
+    "pipeline": make_pipeline(StandardScaler(), PCA(2), PERCEPTRON),
+    "target": TransformedTargetRegressor(PERCEPTRON, transformer=MinMaxScaler()),
+    "plain target": TransformedTargetRegressor(PERCEPTRON),
+    "all": make_pipeline(StandardScaler(), TransformedTargetRegressor(
+        make_pipeline(MinMaxScaler(), PERCEPTRON), transformer=OUTPUTS, check_inverse=False
+    )),
+}  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    "model",
-    [
-        *(
-            MLPRegressor(hidden_layer_sizes=(8, 7), activation=name, max_iter=20)
-            for name in ("relu", "logistic", "tanh", "identity")
-        ),
-        make_pipeline(StandardScaler(), PCA(2), MLPRegressor(max_iter=20)),
-        TransformedTargetRegressor(MLPRegressor(max_iter=20), transformer=MinMaxScaler()),
-        TransformedTargetRegressor(MLPRegressor(max_iter=20)),
-        make_pipeline(
-            StandardScaler(),
-            TransformedTargetRegressor(
-                make_pipeline(MinMaxScaler(), MLPRegressor(max_iter=20)),
-                transformer=make_pipeline(StandardScaler(), PCA(4, whiten=True)),
-                check_inverse=False,
-            ),
-        ),
-    ],
-    ids=["relu", "logistic", "tanh", "identity", "pipeline", "target", "plain target", "all"],
-)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_multilayer_perceptrons_of_scikit_learn(model):
     net = from_arrays(model.fit(X, Y))
     np.testing.assert_allclose(net(X), model.predict(X), rtol=1e-9, atol=1e-9)

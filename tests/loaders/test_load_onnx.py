@@ -65,7 +65,8 @@ C4, M34 = numbers(4), numbers(3, 4)
 
 # name: nodes, shape of one code, constants
 GRAPHS = {
-    "Gemm": ([node("Gemm", ["x", "w", "c"], ["y"], transB=1, alpha=0.5, beta=2.0)], [3], {"w": M34.T.copy(), "c": numbers(1, 4)}),
+    "Gemm": ([node("Gemm", ["x", "w", "c"], ["y"], transB=1, alpha=0.5, beta=2.0)], [3],
+             {"w": M34.T.copy(), "c": numbers(1, 4)}),
     "MatMul Add": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["c", "h"], ["y"])], [3], {"w": M34, "c": C4}),
     "MatMul from the left": ([node("MatMul", ["w", "x"], ["y"])], [4, 2], {"w": M34}),
     "MatMul with a batch of one": ([node("MatMul", ["x", "w"], ["y"])], [2, 3], {"w": M34[None]}),

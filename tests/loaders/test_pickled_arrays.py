@@ -78,30 +78,31 @@ def test_arrays_of_objects_are_their_objects(protocol):
     same(list(found), list(several))
 
 
-def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
-    module = ModuleType("tensorflow.python.trackable.data_structures")
+def of_module(monkeypatch, path, value):
+    """Say that a class or function is one of a module that is not installed, so that it can be pickled."""
+    module, _, name = path.rpartition(".")
+    parents = module.split(".")
+    for i in range(1, len(parents) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(parents[:i]), ModuleType(".".join(parents[:i])))
+    value.__module__, value.__qualname__ = module, name
+    setattr(sys.modules[module], name, value)
+    return value
 
+
+def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
     class ListWrapper(list):
         def __reduce_ex__(self, protocol):
             return type(self), (list(self),)
 
-    ListWrapper.__module__, ListWrapper.__qualname__, module.ListWrapper = module.__name__, "ListWrapper", ListWrapper
-    for name in ("tensorflow", "tensorflow.python", "tensorflow.python.trackable"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    of_module(monkeypatch, "tensorflow.python.trackable.data_structures.ListWrapper", ListWrapper)
     content = pickle.dumps([ListWrapper([DRAWN]), OrderedDict(a=1)])
     same(read(content), [[DRAWN], {"a": 1}])
 
 
 def test_arrays_of_jax(monkeypatch):
     """They are pickled as a function that is given what an array of NumPy is made of, and more."""
-    module = ModuleType("jax._src.array")
-    module._reconstruct_array = _reconstruct_array = lambda *_: None
-    _reconstruct_array.__module__, _reconstruct_array.__qualname__ = module.__name__, "_reconstruct_array"
-    for name in ("jax", "jax._src"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    content = pickle.dumps({"w": Reduced(_reconstruct_array, (*DRAWN.__reduce__(), {"weak_type": False}))})
+    make = of_module(monkeypatch, "jax._src.array._reconstruct_array", lambda *_: None)
+    content = pickle.dumps({"w": Reduced(make, (*DRAWN.__reduce__(), {"weak_type": False}))})
     same(read(content), {"w": DRAWN})
 
 
