@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from tests.opaque.test_torch_callables import Two
 from tests.opaque_modules import Attention, Residual, Skip
 from unrelu.opaque.torch_callables import frozen
 
@@ -245,17 +246,6 @@ class Decoded:
 # --- further inputs ---------------------------------------------------------------------------------------------------
 
 
-class Conditional(nn.Module):
-    """The decoder of a conditional VAE."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.main = mlp(7)
-
-    def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([z, c], 1))
-
-
 class Labelled(nn.Module):
     """A class-conditional generator, which modulates by an embedding of the label."""
 
@@ -450,7 +440,7 @@ PLAIN: dict[str, Callable[[], Case]] = {
     "gated units and layer normalisation": lambda: of(Gated().eval()),
     "a tuple of mean and variance": lambda: of(Pair(namedtuple("Moments", "mean variance")), run=lambda m, z: m(z)[0]),
     "a data class": lambda: of(Pair(Decoded), run=lambda m, z: m(z).mean),
-    "conditional VAE": lambda: given(Conditional(), c=torch.eye(3)[[1]]),
+    "conditional VAE": lambda: given(Two(), c=torch.eye(3)[[1]]),
     "a label, before the code": lambda: given(Labelled(), label=torch.tensor([7])),
     "a time and a scale": lambda: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]),
     "coordinates of an implicit decoder": lambda: given(Coordinates(), grid=torch.rand(1, 5, 2)),
