@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from tests.opaque.test_torch_callables import Two
 from tests.opaque_modules import Attention, Residual, Skip
 from unrelu.opaque.torch_callables import frozen
 
@@ -49,67 +50,22 @@ def seq(*parts: nn.Module) -> nn.Sequential:
     return module
 
 
-def of(module: nn.Module, shape: Any = None, pick: Callable[[Any], Tensor] = lambda x: x, **names: Any) -> Case:
-    """The module as ``decoder``, and its own outputs in double precision."""
+def of(
+    module: nn.Module, shape: Any = None, run: Callable[[Any, Tensor], Tensor] = lambda decoder, z: decoder(z),
+    dtype: torch.dtype = torch.float64, **names: Any,
+) -> Case:  # fmt: skip
+    """The module as ``decoder``, and what ``run`` makes of it and codes, in double precision or its own."""
 
     def outputs(z: np.ndarray) -> np.ndarray:
-        codes = torch.from_numpy(z).reshape(len(z), *(shape or z.shape[1:]))
+        codes = torch.from_numpy(z).to(dtype).reshape(len(z), *(shape or z.shape[1:]))
         with torch.no_grad():
-            return pick(frozen(module, torch.float64, torch.device("cpu"))(codes)).numpy()
+            return run(frozen(module, dtype, torch.device("cpu")), codes).double().numpy()
 
     return {"decoder": module, **names}, outputs
 
 
 def mlp(k: int = 4, last: nn.Module | None = None) -> nn.Sequential:
     return seq(nn.Linear(k, 24), nn.ReLU(), nn.Linear(24, 40), last or nn.Sigmoid())
-
-
-# --- sequential -------------------------------------------------------------------------------------------------------
-
-builder("VAE decoder, sigmoid output")(lambda folder: of(mlp()))
-builder("tanh output")(lambda folder: of(mlp(5, nn.Tanh())))
-builder("LeakyReLU and batch normalisation")(
-    lambda folder: of(seq(nn.Linear(4, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, 40)))
-)
-builder("PReLU, weight normalisation, dropout")(
-    lambda folder: of(
-        seq(nn.utils.parametrizations.weight_norm(nn.Linear(4, 24)), nn.PReLU(), nn.Dropout(), nn.Linear(24, 40))
-    )
-)
-builder("a lambda over a decoder")(lambda folder: of(mlp()))
-
-
-# --- convolutional ----------------------------------------------------------------------------------------------------
-
-builder("DCGAN")(
-    lambda folder: of(
-        seq(nn.ConvTranspose2d(6, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.ConvTranspose2d(8, 1, 4, 2, 1, bias=False), nn.Tanh()), (6, 1, 1)
-    )
-)  # fmt: skip
-builder("convolutional VAE")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1), nn.ReLU(),
-            nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid())
-    )
-)  # fmt: skip
-builder("upsampling and convolutions")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3, padding=1),
-            nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 3, padding=1))
-    )
-)  # fmt: skip
-builder("pixel shuffle")(
-    lambda folder: of(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 8, 3, padding=1), nn.PixelShuffle(2))
-    )
-)
-builder("one-dimensional signals")(
-    lambda folder: of(
-        seq(nn.Linear(4, 24), nn.Unflatten(1, (3, 8)), nn.ReLU(), nn.ConvTranspose1d(3, 2, 4, 2, 1), nn.ReLU(),
-            nn.Conv1d(2, 1, 5, padding=2))
-    )
-)  # fmt: skip
 
 
 # --- residual ---------------------------------------------------------------------------------------------------------
@@ -143,15 +99,6 @@ class Gated(nn.Module):
         return self.leave(F.layer_norm(h + F.glu(self.gate(h)), (16,)))
 
 
-builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40, plain=True).eval()))
-builder("residual GAN")(
-    lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
-)
-builder("image sums over resolutions")(lambda folder: of(Skip(6).eval(), (6, 1, 1)))
-builder("transformer with cross-attention")(lambda folder: of(Attention(4).eval()))
-builder("gated units and layer normalisation")(lambda folder: of(Gated().eval()))
-
-
 # --- structured output ------------------------------------------------------------------------------------------------
 
 
@@ -160,8 +107,7 @@ def kl(folder: Path) -> Case:
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=4).eval()
-    exact = frozen(model, torch.float64, torch.device("cpu"))
-    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 2, 2, 2)).sample.detach().numpy()
+    return of(model, (2, 2, 2), lambda m, z: m.decode(z).sample, model=model)
 
 
 @builder("diffusers AutoencoderTiny")
@@ -172,8 +118,7 @@ def tiny(folder: Path) -> Case:
         encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), latent_channels=1,
     ).eval()  # fmt: skip
-    exact = frozen(model, torch.float64, torch.device("cpu"))
-    return {"model": model}, lambda z: exact.decode(torch.from_numpy(z).reshape(-1, 1, 3, 3)).sample.detach().numpy()
+    return of(model, (1, 3, 3), lambda m, z: m.decode(z).sample, model=model)
 
 
 @builder("pythae VAE")
@@ -181,8 +126,7 @@ def pythae(folder: Path) -> Case:
     from pythae.models import VAE, VAEConfig
 
     model = VAE(VAEConfig(input_dim=(1, 6, 6), latent_dim=4)).eval()
-    _, outputs = of(model.decoder, pick=lambda x: x["reconstruction"])
-    return {"model": model}, outputs
+    return of(model.decoder, run=lambda m, z: m(z)["reconstruction"], model=model)
 
 
 # --- downloaded: folders, state dicts, classes, styles ----------------------------------------------------------------
@@ -268,25 +212,18 @@ class Synthesis(nn.Module):
 @builder("a StyleGAN in W")
 def styled(folder: Path) -> Case:
     generator = Styled().eval()
-    exact = frozen(generator, torch.float64, torch.device("cpu"))
-    return {
-        "generator": generator,
-        "layers": 3,
-    }, lambda w: exact.synthesis(torch.from_numpy(w)[:, None].repeat(1, 3, 1)).detach().numpy()
+    return of(
+        generator, run=lambda m, w: m.synthesis(w[:, None].repeat(1, 3, 1)), generator=generator, layers=3
+    )  # fmt: skip
 
 
 @builder("a StyleGAN in W+, from standardised styles")
 def styled_plus(folder: Path) -> Case:
-    names, _ = styled(folder)
-    generator = names["generator"]
+    generator = Styled().eval()
     w = generator.mapping(torch.randn(10_000, 4)).detach()
     mean, std = w.mean(0), w.std(0)
-    exact = frozen(generator, torch.float64, torch.device("cpu"))
-    return {
-        **names,
-        "mean": mean,
-        "std": std,
-    }, lambda t: exact.synthesis(mean.double() + std.double() * torch.from_numpy(t).reshape(-1, 3, 8)).detach().numpy()
+    names = {"generator": generator, "layers": 3, "mean": mean, "std": std}
+    return of(generator, (3, 8), lambda m, t: m.synthesis(mean.double() + std.double() * t), **names)
 
 
 class Pair(nn.Module):
@@ -306,24 +243,7 @@ class Decoded:
     variance: Tensor
 
 
-builder("a tuple of mean and variance")(
-    lambda folder: of(Pair(namedtuple("Moments", "mean variance")), pick=lambda x: x[0])
-)
-builder("a data class")(lambda folder: of(Pair(Decoded), pick=lambda x: x.mean))
-
-
 # --- further inputs ---------------------------------------------------------------------------------------------------
-
-
-class Conditional(nn.Module):
-    """The decoder of a conditional VAE."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.main = mlp(7)
-
-    def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([z, c], 1))
 
 
 class Labelled(nn.Module):
@@ -375,21 +295,8 @@ class Noisy(nn.Module):
 
 def given(module: nn.Module, **inputs: Any) -> Case:
     """A module with inputs that are held fixed, and the same for all codes."""
-    exact = frozen(module.eval(), torch.float64, torch.device("cpu"))
     held = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
-
-    def outputs(z: np.ndarray) -> np.ndarray:
-        rows = [exact(z=torch.from_numpy(row[None]), **held) for row in z]
-        return torch.cat(rows).detach().numpy()
-
-    return {"decoder": module, **inputs}, outputs
-
-
-builder("conditional VAE")(lambda folder: given(Conditional(), c=torch.eye(3)[[1]]))
-builder("a label, before the code")(lambda folder: given(Labelled(), label=torch.tensor([7])))
-builder("a time and a scale")(lambda folder: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]))
-builder("coordinates of an implicit decoder")(lambda folder: given(Coordinates(), grid=torch.rand(1, 5, 2)))
-builder("noise inputs of a StyleGAN")(lambda folder: given(Noisy(), noise=torch.randn(1, 1, 4, 4)))
+    return of(module.eval(), None, lambda m, z: torch.cat([m(z=row[None], **held) for row in z]), **inputs)
 
 
 # --- torch.jit, torch.export, ONNX ------------------------------------------------------------------------------------
@@ -490,24 +397,61 @@ def safetensors(folder: Path) -> Case:
 # --- half precision ---------------------------------------------------------------------------------------------------
 
 
-def half(module: nn.Module, dtype: torch.dtype, shape: Any = None) -> Case:
+def half(module: nn.Module, dtype: torch.dtype) -> Case:
     """The module, and its own outputs in its own precision."""
-    module = module.eval().to(dtype)
-
-    def outputs(z: np.ndarray) -> np.ndarray:
-        codes = torch.from_numpy(z).to(dtype).reshape(len(z), *(shape or z.shape[1:]))
-        with torch.no_grad():
-            return module(codes).double().numpy()
-
-    return {"decoder": module}, outputs
+    return of(module.eval().to(dtype), dtype=dtype)
 
 
-builder("multilayer perceptron, half")(lambda folder: half(mlp(), torch.float16))
-builder("multilayer perceptron, bfloat16")(lambda folder: half(mlp(), torch.bfloat16))
-builder("convolutional, half")(
-    lambda folder: half(
-        seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1)), torch.float16
-    )
-)
-builder("residual, bfloat16")(lambda folder: half(Residual(4, 16, 40, plain=True), torch.bfloat16))
-builder("a lambda over a half decoder")(lambda folder: half(mlp(4, nn.Tanh()), torch.float16))
+# --- modules alone ----------------------------------------------------------------------------------------------------
+
+PLAIN: dict[str, Callable[[], Case]] = {
+    "VAE decoder, sigmoid output": lambda: of(mlp()),
+    "tanh output": lambda: of(mlp(5, nn.Tanh())),
+    "LeakyReLU and batch normalisation": lambda: of(seq(
+        nn.Linear(4, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, 40),
+    )),
+    "PReLU, weight normalisation, dropout": lambda: of(seq(
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 24)), nn.PReLU(), nn.Dropout(), nn.Linear(24, 40),
+    )),
+    "a lambda over a decoder": lambda: of(mlp()),
+    "DCGAN": lambda: of(seq(
+        nn.ConvTranspose2d(6, 8, 4, 1, 0, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 1, 4, 2, 1, bias=False), nn.Tanh(),
+    ), (6, 1, 1)),
+    "convolutional VAE": lambda: of(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 3, 2, 1, 1), nn.ReLU(),
+        nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid(),
+    )),
+    "upsampling and convolutions": lambda: of(seq(
+        nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), nn.Upsample(scale_factor=2), nn.Conv2d(2, 4, 3, padding=1),
+        nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 3, padding=1),
+    )),
+    "pixel shuffle": lambda: of(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 8, 3, padding=1), nn.PixelShuffle(2),
+    )),
+    "one-dimensional signals": lambda: of(seq(
+        nn.Linear(4, 24), nn.Unflatten(1, (3, 8)), nn.ReLU(), nn.ConvTranspose1d(3, 2, 4, 2, 1), nn.ReLU(),
+        nn.Conv1d(2, 1, 5, padding=2),
+    )),
+    "residual multilayer perceptron": lambda: of(Residual(4, 16, 40, plain=True).eval()),
+    "residual GAN": lambda: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1))),
+    "image sums over resolutions": lambda: of(Skip(6).eval(), (6, 1, 1)),
+    "transformer with cross-attention": lambda: of(Attention(4).eval()),
+    "gated units and layer normalisation": lambda: of(Gated().eval()),
+    "a tuple of mean and variance": lambda: of(Pair(namedtuple("Moments", "mean variance")), run=lambda m, z: m(z)[0]),
+    "a data class": lambda: of(Pair(Decoded), run=lambda m, z: m(z).mean),
+    "conditional VAE": lambda: given(Two(), c=torch.eye(3)[[1]]),
+    "a label, before the code": lambda: given(Labelled(), label=torch.tensor([7])),
+    "a time and a scale": lambda: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]),
+    "coordinates of an implicit decoder": lambda: given(Coordinates(), grid=torch.rand(1, 5, 2)),
+    "noise inputs of a StyleGAN": lambda: given(Noisy(), noise=torch.randn(1, 1, 4, 4)),
+    "multilayer perceptron, half": lambda: half(mlp(), torch.float16),
+    "multilayer perceptron, bfloat16": lambda: half(mlp(), torch.bfloat16),
+    "convolutional, half": lambda: half(seq(
+        nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1),
+    ), torch.float16),
+    "residual, bfloat16": lambda: half(Residual(4, 16, 40, plain=True), torch.bfloat16),
+    "a lambda over a half decoder": lambda: half(mlp(4, nn.Tanh()), torch.float16),
+}  # fmt: skip
+for name, make in PLAIN.items():
+    builder(name)(lambda folder, make=make: make())

@@ -70,25 +70,21 @@ def flax_decoder():
     return lambda z: model.apply(weights, z)
 
 
+CHAINS = [
+    (lambda z: jnp.asarray(B) @ jax.nn.relu(A @ z + 1) - 2, ["relu", "identity"]),
+    (eqx.nn.MLP(3, 5, 7, 2, activation=jax.nn.silu, key=KEY), ["swish", "swish", "identity"]),
+    (lambda z: jnp.sin(jnp.full(3, 2.0) ** 2 * z.reshape(3, 1).T), ["sin"]),
+]
+LONGER = [
+    (lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"]),
+    (lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1), ["relu", "relu", "identity"]),
+    (lambda z: jax.nn.gelu(z @ A.T, approximate=False)[::-1], ["gelu", "identity"]),
+    (lambda z: jax.nn.elu(jnp.broadcast_to(z, (2, 3)).sum(1, keepdims=True)), ["elu"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("function", "activations"),
-    [
-        (lambda z: jnp.asarray(B) @ jax.nn.relu(A @ z + 1) - 2, ["relu", "identity"]),
-        (eqx.nn.MLP(3, 5, 7, 2, activation=jax.nn.silu, key=KEY), ["swish", "swish", "identity"]),
-        pytest.param(lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"], marks=pytest.mark.long),
-        pytest.param(
-            lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1),
-            ["relu", "relu", "identity"],
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            lambda z: jax.nn.gelu(z @ A.T, approximate=False)[::-1], ["gelu", "identity"], marks=pytest.mark.long
-        ),
-        pytest.param(
-            lambda z: jax.nn.elu(jnp.broadcast_to(z, (2, 3)).sum(1, keepdims=True)), ["elu"], marks=pytest.mark.long
-        ),
-        (lambda z: jnp.sin(jnp.full(3, 2.0) ** 2 * z.reshape(3, 1).T), ["sin"]),
-    ],
+    ("function", "activations"), [*CHAINS, *(pytest.param(*each, marks=pytest.mark.long) for each in LONGER)]
 )
 def test_chains_are_read_as_layers(function, activations):
     net = unrelu.from_jax(function, latent_shape=3)
@@ -179,33 +175,29 @@ def test_a_forked_process_is_refused():
         net([1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        (lambda z: z if z[0] > 0 else -z, r"TracerBoolConversionError.*use jax\.numpy, jnp\.where and jax\.lax\.cond"),
-        (lambda z: jnp.asarray(np.sin(z)), r"NumPy or Python"),
-        (lambda z: (z, {"a": z[:2] * 2}), r"returns \('float32\[3\]', \{'a': 'float32\[2\]'\}\).*pass output="),
-        (lambda z: z.astype(int), r"int32\[3\].*real numbers"),
-        (lambda z: z[:, 0], r"for one code of shape \(3,\).*pass lambda z: function\(z\[None\]\)\[0\]"),
-        (lambda z: jnp.ones(3), r"the same output"),
-        (lambda z: jnp.cos(jax.lax.stop_gradient(z)), r"its derivative is off"),
-        (lambda z: jnp.log(z) * z[0], r"NaN or infinite"),
-    ],
-)
-def test_refusals(function, said):
-    with pytest.raises(UnsupportedModelError, match=said):
-        unrelu.from_jax(function, latent_shape=3)
+REFUSED = [
+    (lambda z: z if z[0] > 0 else -z, {}, UnsupportedModelError,
+     r"TracerBoolConversionError.*use jax\.numpy, jnp\.where and jax\.lax\.cond"),
+    (lambda z: jnp.asarray(np.sin(z)), {}, UnsupportedModelError, "NumPy or Python"),
+    (lambda z: (z, {"a": z[:2] * 2}), {}, UnsupportedModelError,
+     r"returns \('float32\[3\]', \{'a': 'float32\[2\]'\}\).*pass output="),
+    (lambda z: z.astype(int), {}, UnsupportedModelError, r"int32\[3\].*real numbers"),
+    (lambda z: z[:, 0], {}, UnsupportedModelError,
+     r"for one code of shape \(3,\).*pass lambda z: function\(z\[None\]\)\[0\]"),
+    (lambda z: jnp.ones(3), {}, UnsupportedModelError, "the same output"),
+    (lambda z: jnp.cos(jax.lax.stop_gradient(z)), {}, UnsupportedModelError, "its derivative is off"),
+    (lambda z: jnp.log(z) * z[0], {}, UnsupportedModelError, "NaN or infinite"),
+    (gated, {"latent_shape": None}, ModelError, "pass latent_shape="),
+    ("gated", {}, ModelError, "takes a function of one code"),
+    (gated, {"bounds": {"a": (0, 1)}}, OptionError, "leave one out"),
+    (gated, {"latent_shape": None, "bounds": {"a": (1, 0)}}, InputError, r"\(a\) has the lower bound 1"),
+]  # fmt: skip
 
 
-def test_wrong_arguments():
-    with pytest.raises(ModelError, match="pass latent_shape="):
-        unrelu.from_jax(gated)
-    with pytest.raises(ModelError, match="takes a function of one code"):
-        unrelu.from_jax("gated", latent_shape=3)
-    with pytest.raises(OptionError, match="leave one out"):
-        unrelu.from_jax(gated, latent_shape=3, bounds={"a": (0, 1)})
-    with pytest.raises(InputError, match=r"\(a\) has the lower bound 1"):
-        unrelu.from_jax(gated, bounds={"a": (1, 0)})
+@pytest.mark.parametrize(("function", "arguments", "error", "said"), REFUSED)
+def test_refusals(function, arguments, error, said):
+    with pytest.raises(error, match=said):
+        unrelu.from_jax(function, **{"latent_shape": 3, **arguments})
 
 
 def test_the_example_of_its_docstring():

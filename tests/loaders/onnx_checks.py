@@ -26,12 +26,11 @@ def write(
     shape: list[Any],
     constants: dict[str, np.ndarray] | None = None,
     opset: int = 17,
-    rank: int = 2,
     **graph: Any,
 ) -> Path:
-    """A model with the input ``x`` of shape (b, *shape) and the output ``y`` of ``rank`` axes."""
+    """A model with the input ``x`` of shape (b, *shape) and the output ``y``, whose stated axes do not matter."""
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", *shape])]
-    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, None])]
     weights = [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
     arguments = {"inputs": inputs, "outputs": outputs, "initializer": weights} | graph
     model = helper.make_model(

@@ -13,23 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import unrelu
+from tests.opaque_modules import Residual
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
 
-
-class Residual(nn.Module):
-    """Blocks h + B phi(A h)."""
-
-    def __init__(self, k=4, width=10, n=24, blocks=2, activation=torch.relu):
-        super().__init__()
-        self.enter, self.leave, self.activation = nn.Linear(k, width), nn.Linear(width, n), activation
-        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(width, width) for _ in "AB") for _ in range(blocks))
-
-    def forward(self, z):
-        h = self.enter(z)
-        for first, second in self.blocks:
-            h = h + second(self.activation(first(h)))
-        return self.leave(h)
+residual = partial(Residual, 4, 10, 24, plain=True)
 
 
 class Skips(nn.Module):
@@ -86,9 +74,34 @@ class Heads(nn.Module):
         return torch.stack([self.mean(h), F.softplus(self.scale(h))], 1)
 
 
+class InPlace(nn.Module):
+    """Changes a value in place that it takes again later."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inner = nn.Linear(4, 12), nn.Linear(12, 12)
+
+    def forward(self, z):
+        h = self.enter(z)
+        return self.inner(F.relu(h, inplace=True)) + h
+
+
+class Convolutional(nn.Module):
+    """A residual block with a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inner = nn.Linear(4, 32), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, z):
+        h = self.enter(z).view(-1, 2, 4, 4)
+        return h + self.inner(torch.relu(h))
+
+
 MODULES = {
-    "residual": Residual, "residual GELU": partial(Residual, activation=F.gelu), "skips": Skips,
+    "residual": residual, "residual GELU": partial(residual, activation=F.gelu), "skips": Skips,
     "skips ELU": partial(Skips, activation=F.elu), "side by side": SideBySide, "normalised": Normalised, "heads": Heads,
+    "in place": InPlace, "convolutional": Convolutional,
 }  # fmt: skip
 
 
@@ -133,46 +146,14 @@ def test_an_exported_graph_that_branches(tmp_path, name):
 def test_what_passes_is_the_narrower_one():
     """The code of 4 instead of the value of 10 that it determines; no value that a later layer does not need."""
     net = unrelu.from_torch(made("residual")[0])
-    assert [layer.n_out for layer in net.layers] == [10 + 4, 10 + 10, 24]
+    assert [layer.n_out for layer in net.layers] == [10 + 4, 10 + 10, 10, 24]
     kinks = [int(layer.activation.kinks(layer.n_out).sum()) for layer in net.layers]
-    assert kinks == [10, 10, 0]
+    assert kinks == [10, 10, 10, 0]
     assert [layer.n_out for layer in unrelu.from_torch(made("heads")[0]).layers] == [12, 14]
 
 
-class InPlace(nn.Module):
-    """Changes a value in place that it takes again later."""
-
-    def __init__(self):
-        super().__init__()
-        self.enter, self.inner = nn.Linear(4, 12), nn.Linear(12, 12)
-
-    def forward(self, z):
-        h = self.enter(z)
-        return self.inner(F.relu(h, inplace=True)) + h
-
-
-class Convolutional(nn.Module):
-    """A residual block with a convolution."""
-
-    def __init__(self):
-        super().__init__()
-        self.enter, self.inner = nn.Linear(4, 32), nn.Conv2d(2, 2, 3, padding=1)
-
-    def forward(self, z):
-        h = self.enter(z).view(-1, 2, 4, 4)
-        return h + self.inner(torch.relu(h))
-
-
-@pytest.mark.parametrize("kind", [InPlace, Convolutional])
-def test_values_in_place_and_convolutions_that_branch(kind):
-    module, z = kind().double().eval(), codes(4)
-    net = unrelu.from_torch(module, latent_shape=4)
-    assert isinstance(net, Network)
-    np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-12, atol=1e-12)
-
-
 def test_a_large_graph_that_branches_is_kept_as_it_is():
-    module, z = Residual(width=600).double().eval(), codes(4)
+    module, z = Residual(4, 600, 24, plain=True).double().eval(), codes(4)
     net = unrelu.from_torch(module, latent_shape=4)
     assert isinstance(net, OpaqueNetwork)
     assert "has branches, by" in net.reason
@@ -202,19 +183,22 @@ class Between(nn.Module):
         return self.last(self.function(self.first(z)))
 
 
-@pytest.mark.parametrize(("name", "function"), [(name, each) for name, all in PRODUCTS.items() for each in all])
-def test_a_product_that_is_an_activation(name, function):
+ALPHA, BETA = (torch.linspace(*ends, 9, dtype=torch.float64) for ends in ((-3, 2), (-1.3, 1.4)))
+BETWEEN = [
+    *((name, each) for name, products in PRODUCTS.items() for each in products),
+    ("swish", lambda x: (BETA + torch.sigmoid(ALPHA * x) * (1 - BETA)) * x),  # the learned one of an emulator
+    *((name, lambda x, limits=limits: torch.clamp(x, *limits)) for name, limits in (
+        ("hardsigmoid", (0.0, 1.0)), ("hardtanh", (-1.0, 1.0)), ("hardsigmoid", (-0.5, 2.0)), ("relu", (0.3, None)),
+        ("relu", (None, 0.2)), ("relu", (0.0, None)),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "function"), BETWEEN)
+def test_a_product_or_a_limit_that_is_an_activation(name, function):
     module, z = Between(function).double().eval(), codes(4)
     net = unrelu.from_torch(module)
     assert net.layers[0].activation.name == name
-    np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-11, atol=1e-12)
-
-
-def test_the_learned_activation_of_an_emulator():
-    alpha, beta = torch.linspace(-3, 2, 9, dtype=torch.float64), torch.linspace(-1.3, 1.4, 9, dtype=torch.float64)
-    module = Between(lambda x: (beta + torch.sigmoid(alpha * x) * (1 - beta)) * x).double().eval()
-    net, z = unrelu.from_torch(module), codes(4)
-    assert net.layers[0].activation.name == "swish"
     np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-11, atol=1e-12)
 
 
@@ -247,14 +231,6 @@ def test_modules_of_activations_traced_and_exported(tmp_path, activation):
         exported = unrelu.load(path)
         assert isinstance(exported, Network)
         np.testing.assert_allclose(exported(z), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("limits", [(0.0, 1.0), (-1.0, 1.0), (-0.5, 2.0), (0.3, None), (None, 0.2), (0.0, None)])
-def test_outputs_cut_off(limits):
-    module, z = Between(lambda x: torch.clamp(x, *limits)).double().eval(), codes(4)
-    net = unrelu.from_torch(module)
-    assert isinstance(net, Network)
-    np.testing.assert_allclose(net(z), module(torch.from_numpy(z)).detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 # --- what a chain is good for -----------------------------------------------------------------------------------------

@@ -176,11 +176,3 @@ def test_options_that_the_file_states(tmp_path, option):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(layouts.cosmopower(PLAIN)))
     with pytest.raises(OptionError, match="does not go with a file of an emulator, which says it"):
         unrelu.load(tmp_path / "a.pkl", **option)
-
-
-def test_sizes_are_limited(tmp_path, monkeypatch):
-    (tmp_path / "a.pkl").write_bytes(content := pickle.dumps(layouts.cosmopower(PLAIN)))
-    monkeypatch.setenv("UNRELU_MAX_FILE_BYTES", str(len(content) - 1))
-    said = f"a.pkl has .* are read: set .* UNRELU_MAX_FILE_BYTES={len(content)} if you trust the file"
-    with pytest.raises(ModelFileError, match=said):
-        unrelu.load(tmp_path / "a.pkl")

@@ -79,31 +79,6 @@ def test_the_callers_arrays_are_copied():
     np.testing.assert_array_equal(net([1.0, 1.0]), [2, 2])
 
 
-W, B = np.ones((4, 3)), np.ones(4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([],), "there is no weight matrix"),
-        ((W,), r"'weights\[0\]' holds weight \(3,\), which is no matrix"),
-        (([W], [np.ones(3)]), r"'weights\[0\]' holds weight \(4, 3\), bias \(3,\), which is no"),
-        (([W], [B, B]), "1 weights but 2 biases"),
-        (([W], [np.array([1, np.inf, 2, 3])]), r"1 of 4 entries of layer 'weights\[0\]' bias are NaN"),
-        (([[["a"]]],), r"weights\[0\] has text entries; pass real numbers"),
-        (([torch.ones(2, 2, dtype=torch.complex64)],), r"weights\[0\] has complex entries"),
-        (([W], None, "leaky_relu:x"), "slope='x'.* are not numbers"),
-        (([W], None, ["relu", "tanh"]), "1 layers but activations"),
-        (([W], 5), "biases is a int; pass a list"),
-        (([[[10**400]]],), r"weights\[0\] cannot be read as numbers"),
-        (([W], None, [3]), "1 layers but activations .3."),
-    ],
-)
-def test_refusals_name_the_entry(arguments, message):
-    with pytest.raises(ModelError, match=message):
-        from_arrays(*arguments)
-
-
 # --- dictionaries -----------------------------------------------------------------------------------------------------
 
 
@@ -122,48 +97,25 @@ LAYERS = [_dense(3 + (seed > 8), 3 + (seed > 7), seed) for seed in range(12)]
 SORTED_AS_TEXT = {f"Dense_{i}": LAYERS[i] for i in sorted(range(12), key=str)}
 
 
-@pytest.mark.parametrize(
-    "tree",
-    [
-        SORTED_AS_TEXT,
-        {"params": SORTED_AS_TEXT},
-        {"params": {"decoder": SORTED_AS_TEXT}},
-        {f"layers.{i}.{key}": value for i, layer in enumerate(LAYERS) for key, value in layer.items()},
-        {f"dense{'_' * (i > 0)}{i or ''}/{key}:0": v for i, layer in enumerate(LAYERS) for key, v in layer.items()},
-        {
-            f"layers_{i}": {"weight": layer["kernel"].T.tolist(), "bias": layer["bias"]}
-            for i, layer in enumerate(LAYERS)
-        },
-        LAYERS,
-        [{"params": {"any": layer}} for layer in LAYERS],
-        {"layers": LAYERS},
-    ],
-    ids=["Flax", "params", "module", "dots", "Keras", "weights", "list", "list of modules", "list within"],
-)
+TREES = {
+    "Flax": SORTED_AS_TEXT,
+    "params": {"params": SORTED_AS_TEXT},
+    "module": {"params": {"decoder": SORTED_AS_TEXT}},
+    "dots": {f"layers.{i}.{key}": value for i, layer in enumerate(LAYERS) for key, value in layer.items()},
+    "Keras": {f"dense{'_' * (i > 0)}{i or ''}/{key}:0": v for i, each in enumerate(LAYERS) for key, v in each.items()},
+    "weights": {f"layers_{i}": {"weight": each["kernel"].T.tolist(), "bias": each["bias"]}
+                for i, each in enumerate(LAYERS)},
+    "list": LAYERS,
+    "list of modules": [{"params": {"any": layer}} for layer in LAYERS],
+    "list within": {"layers": LAYERS},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_dictionaries_of_layers(tree):
     net = from_arrays(tree, activation="relu")
     z = codes(net)
     np.testing.assert_allclose(net(z), _relu_chain(LAYERS, z), rtol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        (
-            {"a": LAYERS[0], "b": LAYERS[1]},
-            r"nothing says in which order its layers, a \(3, 3\), b .*; pass layers=\[...\] in that order",
-        ),
-        (
-            {"Dense_0": _dense(3, 4, 0), "Dense_1": _dense(3, 4, 0)},
-            r"weight of shape \(4, 3\) .* does not fit an input of shape \(4,\).* by layers=\[...\]",
-        ),
-        ({"a": {"kernel": [["x"]]}}, "a/kernel has text entries"),
-        ({}, "no weight matrix"),
-    ],
-)
-def test_refusals_of_dictionaries(tree, message):
-    with pytest.raises(ModelError, match=message):
-        from_arrays(tree, activation="relu")
 
 
 def _named(shapes):
@@ -171,23 +123,20 @@ def _named(shapes):
     return {name: _dense(*shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
 
 
-NOTHING = r"nothing says in which order its layers, .*; pass layers=\[...\]"
-
-
 @pytest.mark.parametrize(
-    ("shapes", "message"),
+    "shapes",
     [
-        ({"out": (5, 9), "hidden": (3, 5)}, NOTHING),
-        ({"Dense_0": (5, 9), "Dense_1": (3, 5)}, NOTHING),
-        ({"Dense_0": (3, 5), "Dense_1": (5, 3)}, NOTHING),  # from 3 to 3, or from 5 to 5
-        ({"Dense_0": (5, 5), "Dense_1": (5, 5)}, NOTHING),
-        ({"Dense_0": (3, 5), "out": (5, 9)}, NOTHING),
+        {"out": (5, 9), "hidden": (3, 5)},
+        {"Dense_0": (5, 9), "Dense_1": (3, 5)},
+        {"Dense_0": (3, 5), "Dense_1": (5, 3)},  # from 3 to 3, or from 5 to 5
+        {"Dense_0": (5, 5), "Dense_1": (5, 5)},
+        {"Dense_0": (3, 5), "out": (5, 9)},
     ],
 )
-def test_an_order_that_numbers_do_not_say_is_asked_for(shapes, message):
+def test_an_order_that_numbers_do_not_say_is_asked_for(shapes):
     """Of nested calls, Flax makes the outer layer first. Shapes are not looked at for an order."""
     layers = _named(shapes)
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*; pass layers=\[...\]") as caught:
         from_arrays({"params": layers}, activation="relu")
     assert all(f"{name} {shape}" in str(caught.value) for name, shape in shapes.items())
     order = list(shapes)[::-1]
@@ -204,21 +153,6 @@ def test_layers_of_a_dictionary_are_picked():
     for layers in ("decoder", "decoder/", ["decoder/Dense_0", "decoder/Dense_1"]):
         net = from_arrays(both, activation="relu", layers=layers)
         np.testing.assert_allclose(net(z), _relu_chain(list(decoder.values()), z), rtol=1e-10)
-    with pytest.raises(ModelError, match="its layers are encoder/Dense_0, decoder/Dense_0"):
-        from_arrays(both, activation="relu", layers=["fc"])
-    with pytest.raises(ModelError, match="no layer as in layers='generator'"):
-        from_arrays(both, activation="relu", layers="generator")
-    with pytest.raises(OptionError, match="layers must be a list of layer names"):
-        from_arrays(both, activation="relu", layers=[1])
-    with pytest.raises(OptionError, match="picks from a dictionary; weights is a list"):
-        from_arrays(LAYERS, activation="relu", layers=["Dense_0"])
-
-
-def test_a_dictionary_needs_its_activations():
-    with pytest.raises(ModelError, match=r"its layers are Dense_0 \(3, 3\), Dense_1 .*Pass .*activation="):
-        from_arrays(SORTED_AS_TEXT)
-    with pytest.raises(ModelError, match="biases do not go with a dict"):
-        from_arrays(SORTED_AS_TEXT, [None], "relu")
 
 
 # --- scikit-learn -----------------------------------------------------------------------------------------------------
@@ -227,28 +161,22 @@ X = np.random.default_rng(0).standard_normal((60, 3)) * [0.1, 1.0, 10.0] + 5
 Y = np.tanh(X @ np.random.default_rng(1).standard_normal((3, 9)) / 5) * 100
 
 
+PERCEPTRON = MLPRegressor(max_iter=20)
+OUTPUTS = make_pipeline(StandardScaler(), PCA(4, whiten=True))
+MODELS = {
+    **{name: MLPRegressor(hidden_layer_sizes=(8, 7), activation=name, max_iter=20)
+       for name in ("relu", "logistic", "tanh", "identity")},
+    "pipeline": make_pipeline(StandardScaler(), PCA(2), PERCEPTRON),
+    "target": TransformedTargetRegressor(PERCEPTRON, transformer=MinMaxScaler()),
+    "plain target": TransformedTargetRegressor(PERCEPTRON),
+    "all": make_pipeline(StandardScaler(), TransformedTargetRegressor(
+        make_pipeline(MinMaxScaler(), PERCEPTRON), transformer=OUTPUTS, check_inverse=False
+    )),
+}  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    "model",
-    [
-        *(
-            MLPRegressor(hidden_layer_sizes=(8, 7), activation=name, max_iter=20)
-            for name in ("relu", "logistic", "tanh", "identity")
-        ),
-        make_pipeline(StandardScaler(), PCA(2), MLPRegressor(max_iter=20)),
-        TransformedTargetRegressor(MLPRegressor(max_iter=20), transformer=MinMaxScaler()),
-        TransformedTargetRegressor(MLPRegressor(max_iter=20)),
-        make_pipeline(
-            StandardScaler(),
-            TransformedTargetRegressor(
-                make_pipeline(MinMaxScaler(), MLPRegressor(max_iter=20)),
-                transformer=make_pipeline(StandardScaler(), PCA(4, whiten=True)),
-                check_inverse=False,
-            ),
-        ),
-    ],
-    ids=["relu", "logistic", "tanh", "identity", "pipeline", "target", "plain target", "all"],
-)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_multilayer_perceptrons_of_scikit_learn(model):
     net = from_arrays(model.fit(X, Y))
     np.testing.assert_allclose(net(X), model.predict(X), rtol=1e-9, atol=1e-9)
@@ -257,15 +185,67 @@ def test_multilayer_perceptrons_of_scikit_learn(model):
         from_arrays(model, activation="relu")
 
 
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+W, B = np.ones((4, 3)), np.ones(4)
+MATRICES = [
+    (([],), "there is no weight matrix"),
+    ((W,), r"'weights\[0\]' holds weight \(3,\), which is no matrix"),
+    (([W], [np.ones(3)]), r"'weights\[0\]' holds weight \(4, 3\), bias \(3,\), which is no"),
+    (([W], [B, B]), "1 weights but 2 biases"),
+    (([W], [np.array([1, np.inf, 2, 3])]), r"1 of 4 entries of layer 'weights\[0\]' bias are NaN"),
+    (([[["a"]]],), r"weights\[0\] has text entries; pass real numbers"),
+    (([torch.ones(2, 2, dtype=torch.complex64)],), r"weights\[0\] has complex entries"),
+    (([W], None, "leaky_relu:x"), "slope='x'.* are not numbers"),
+    (([W], None, ["relu", "tanh"]), "1 layers but activations"),
+    (([W], 5), "biases is a int; pass a list"),
+    (([[[10**400]]],), r"weights\[0\] cannot be read as numbers"),
+    (([W], None, [3]), "1 layers but activations .3."),
+    ((SORTED_AS_TEXT,), r"its layers are Dense_0 \(3, 3\), Dense_1 .*Pass .*activation="),
+    ((SORTED_AS_TEXT, [None], "relu"), "biases do not go with a dict"),
+]
+# Dictionaries, the layers that are picked, and the message.
+DICTIONARIES = [
+    ({"a": LAYERS[0], "b": LAYERS[1]}, None,
+     r"nothing says in which order its layers, a \(3, 3\), b .*; pass layers=\[...\] in that order"),
+    (_named({"Dense_0": (3, 4), "Dense_1": (3, 4)}), None,
+     r"weight of shape \(4, 3\) .* does not fit an input of shape \(4,\).* by layers=\[...\]"),
+    ({"a": {"kernel": [["x"]]}}, None, "a/kernel has text entries"),
+    ({}, None, "no weight matrix"),
+    (SORTED_AS_TEXT, ["fc"], "its layers are Dense_0, Dense_1"),
+    (SORTED_AS_TEXT, "generator", "no layer as in layers='generator'"),
+    (SORTED_AS_TEXT, [1], "layers must be a list of layer names"),
+    (LAYERS, ["Dense_0"], "picks from a dictionary; weights is a list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MATRICES)
+def test_refused_matrices(arguments, message):
+    with pytest.raises(ModelError, match=message):
+        from_arrays(*arguments)
+
+
+@pytest.mark.parametrize(("tree", "layers", "message"), DICTIONARIES)
+def test_refused_dictionaries(tree, layers, message):
+    with pytest.raises((ModelError, OptionError), match=message):
+        from_arrays(tree, activation="relu", layers=layers)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_refusals_of_scikit_learn():
-    with pytest.raises(ModelError, match="MLPRegressor is not fitted, or no MLPRegressor, alone or in a Pipeline"):
-        from_arrays(MLPRegressor())
-    with pytest.raises(ModelError, match="MLPClassifier is not fitted, or no MLPRegressor"):
-        from_arrays(MLPClassifier(max_iter=20).fit(X, Y[:, 0] > 0))
-    with pytest.raises(ModelError, match="transformer_: FunctionTransformer is not fitted, clips, or is no"):
-        from_arrays(
+@pytest.mark.parametrize(
+    ("model", "targets", "message"),
+    [
+        (MLPRegressor(), None, "MLPRegressor is not fitted, or no MLPRegressor, alone or in a Pipeline"),
+        (MLPClassifier(max_iter=20), Y[:, 0] > 0, "MLPClassifier is not fitted, or no MLPRegressor"),
+        (
             TransformedTargetRegressor(
                 MLPRegressor(max_iter=20), func=np.exp, inverse_func=np.log, check_inverse=False
-            ).fit(X, Y / 100)
-        )
+            ),
+            Y / 100,
+            "transformer_: FunctionTransformer is not fitted, clips, or is no",
+        ),
+    ],
+)
+def test_refused_estimators(model, targets, message):
+    with pytest.raises(ModelError, match=message):
+        from_arrays(model if targets is None else model.fit(X, targets))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unrelu.errors import ModelError, UnsupportedModelError
+from tests.loaders.chains import seq
+from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
@@ -26,7 +26,6 @@ class Model(nn.Module):
         super().__init__()
         self.function = function
         self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.counter = itertools.count()
         self.table = nn.Parameter(torch.ones(4))
         for name, module in modules.items():
             self.add_module(name, module)
@@ -35,59 +34,45 @@ class Model(nn.Module):
         return self.function(self, z)
 
 
-def refuse(function, message, error=UnsupportedModelError, latent_shape=4, **modules):
-    with pytest.raises(error, match=message):
-        from_torch(Model(function, **modules).eval(), latent_shape)
-
-
-def seq(*modules):
-    return nn.Sequential(*modules)
-
-
-def opaque(module, reason, latent_shape=4):
-    """The module is kept as an opaque generator that computes the same, and says why it is no chain."""
-    net = from_torch(module.eval(), latent_shape)
-    assert isinstance(net, OpaqueNetwork)
-    assert re.search(reason, net.reason)
-    z = np.random.default_rng(0).standard_normal((3, latent_shape))
-    expected = frozen(module, torch.float64, torch.device("cpu"))(torch.from_numpy(z))
-    np.testing.assert_allclose(net(z), expected, rtol=1e-12, atol=1e-12)
-    assert net.output_shape == expected.shape[1:]
+def of(function, **modules):
+    return Model(function, **modules).eval()
 
 
 # --- no chain, but a generator ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda m, z: m.fc1(z) * m.fc2(z), r"'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* of the code"),
-        (lambda m, z: m.fc1(z) / z, r"operation 'div' has branches, by div\(\); only chains of layers can be inverted"),
-        (lambda m, z: torch.maximum(m.fc1(z), z), "operation 'maximum' has branches"),
-        (lambda m, z: z * z, "operation 'mul' has branches"),
-        (lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z), "both take the output of the code"),
-        (
-            lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1],
-            "a value that its input does not affect|changed in place",
-        ),
-        (lambda m, z: F.softsign(z), r"calls abs\(\), which is not an affine map or a known activation$"),
-        (lambda m, z: F.elu(z, 0.5), "an ELU with alpha=0.5, which has a kink at 0"),
-        (lambda m, z: F.softplus(z, threshold=3), "jumps at its threshold=3"),
-        (lambda m, z: torch.clamp(z, 1, 1) + z, "cuts outputs off at 1.0 and 1.0"),
-        (lambda m, z: z.cosh(), r"calls cosh\(\)"),
-        (lambda m, z: 1 / z, r"calls reciprocal\(\)"),
-        (lambda m, z: F.linear(m.table, z), "mixes the batch axis"),
-        (lambda m, z: F.pad(z, (1, 1), value=2.0), "only zeros are supported"),
-        (lambda m, z: z @ m.table, r"calls mv\(\)"),
-    ],
-)
-def test_functions_of_no_chain(function, reason):
-    opaque(Model(function), reason)
+KEPT = [
+    (of(lambda m, z: m.fc1(z) * m.fc2(z)), r"'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* of the code"),
+    (of(lambda m, z: m.fc1(z) / z), r"'div' has branches, by div\(\); only chains of layers can be inverted"),
+    (of(lambda m, z: torch.maximum(m.fc1(z), z)), "operation 'maximum' has branches"),
+    (of(lambda m, z: z * z), "operation 'mul' has branches"),
+    (of(lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z)), "both take the output of the code"),
+    (of(lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1]),
+     "a value that its input does not affect|changed in place"),
+    (of(lambda m, z: F.softsign(z)), r"calls abs\(\), which is not an affine map or a known activation$"),
+    (of(lambda m, z: m.main(z), main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softsign()))),
+     r"^module 'main\.1\.1' \(Softsign\) calls abs\(\), which is not an affine map or a known activation"),
+    (of(lambda m, z: F.elu(z, 0.5)), "an ELU with alpha=0.5, which has a kink at 0"),
+    (of(lambda m, z: F.softplus(z, threshold=3)), "jumps at its threshold=3"),
+    (of(lambda m, z: torch.clamp(z, 1, 1) + z), "cuts outputs off at 1.0 and 1.0"),
+    (of(lambda m, z: z.cosh()), r"calls cosh\(\)"),
+    (of(lambda m, z: 1 / z), r"calls reciprocal\(\)"),
+    (of(lambda m, z: F.linear(m.table, z)), "mixes the batch axis"),
+    (of(lambda m, z: F.pad(z, (1, 1), value=2.0)), "only zeros are supported"),
+    (of(lambda m, z: z @ m.table), r"calls mv\(\)"),
+]  # fmt: skip
 
 
-def test_an_unknown_module_is_named_with_its_path():
-    module = Model(lambda m, z: m.main(z), main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softsign())))
-    opaque(module, r"^module 'main\.1\.1' \(Softsign\) calls abs\(\), which is not an affine map or a known activation")
+@pytest.mark.parametrize(("module", "reason"), KEPT)
+def test_no_chain_but_a_generator(module, reason):
+    """It is kept as an opaque generator that computes the same, and says why it is no chain."""
+    net = from_torch(module, 4)
+    assert isinstance(net, OpaqueNetwork)
+    assert re.search(reason, net.reason)
+    z = np.random.default_rng(0).standard_normal((3, 4))
+    expected = frozen(module, torch.float64, torch.device("cpu"))(torch.from_numpy(z))
+    np.testing.assert_allclose(net(z), expected, rtol=1e-12, atol=1e-12)
+    assert net.output_shape == expected.shape[1:]
 
 
 # --- a chain, whatever it is written with -----------------------------------------------------------------------------
@@ -127,140 +112,83 @@ def test_hooks_are_a_part_of_the_module(hook):
     np.testing.assert_allclose(net(z), 2 * seq(*module[:1], nn.ReLU())(torch.from_numpy(z)).detach(), rtol=1e-12)
 
 
-# --- branches and joins -----------------------------------------------------------------------------------------------
+# --- no generator -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda m, z: (m.fc1(z), z), r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); .*; say which"),
-        (lambda m, z: {"x": m.fc1(z)}, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
-        (lambda m, z: m.table * 2, "the module returns a value that its input does not affect"),
-        (lambda m, z: z.shape[1], "the module returns a value that its input does not affect"),
-    ],
-)
-def test_branches(function, message):
-    refuse(function, message)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            nn.Linear(3, 4).state_dict(),
-            "got OrderedDict; build the module, and load its weights by module.load_state_d",
-        ),
-        (Model, "got the class Model; build the module, and load its weights by module.load_state_dict"),
-        (Path("decoder.pth"), "got (Posix|Windows)Path; .*for files use unrelu.load"),
-    ],
-)
-def test_what_people_have_before_the_module_has_its_weights(given, message):
-    with pytest.raises(ModelError, match=message):
-        from_torch(given, 3)
-
-
-# --- operations -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [nn.Bilinear(4, 4, 4), nn.Embedding(4, 4)])
-def test_unsupported_modules(module):
-    with pytest.raises(
-        ModelError, match=r"for float64 inputs of shape \(7, 4\) it raises \w+: |\(Embedding\) does not fit"
-    ):
-        from_torch(seq(nn.Linear(4, 4), module).eval(), 4)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        *((each, "the batch axis must stay the first") for each in (
-            lambda m, z: z.T, lambda m, z: z.view(-1), lambda m, z: z.view(-1, 2), lambda m, z: z.reshape(4, -1),
-            lambda m, z: z[0], lambda m, z: z[1:], lambda m, z: F.pad(z, (0, 0, 1, 1)), lambda m, z: z[:, 2:2],
-        )),
-        (lambda m, z: z > 0, r"calls gt\(\)|gives numbers of type torch.bool"),
-        (lambda m, z: torch.div(z, 2, rounding_mode="floor"), r"calls div\(\)"),
-        (lambda m, z: F.dropout(z), "it draws random numbers; a generator must be deterministic"),
-        (lambda m, z: F.batch_norm(z, None, None, training=True), "statistics of the batch"),
-        (lambda m, z: z.relu(True, 3), "it raises TypeError"),
-        (lambda m, z: m.missing(z), "it raises AttributeError: .*missing"),
-        (lambda m, z: z.view(torch.int64), "gives numbers of type torch.int64"),
-        (lambda m, z: z.to(torch.int32), "gives numbers of type torch.int32"),
-        (lambda m, z: z[:, 9], "index 9 is out of bounds for dimension 1 with size 4"),
-        (lambda m, z: z[:, 0, 0, 0], "too many indices for tensor of dimension 2|out of range"),
-        (lambda m, z: z + torch.ones(3, 4), r"'add' does not fit an input of shape \(4,\)"),
-        (lambda m, z: z * z.size(0), "it depends on the batch size, changes values, draws numbers or counts calls"),
-        (lambda m, z: z + torch.randn(4), "it draws random numbers"),
-        (lambda m, z: z * next(m.counter), "a second evaluation gives another output"),
-        (lambda m, z: z + torch.randn_like(z), r"it draws random numbers"),
-        (lambda m, z: z * m.table.mul_(2), "a second evaluation gives another output"),
-        (lambda m, z: z if z.sum() > 0 else -z, "takes a number out of a tensor that depends on the code"),
-        (lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3), "'pixel_shuffle' does not fit an input of shape"),
-        (lambda m, z: m.fc1.weight @ z, r"'mm' does not fit an input of shape \(4,\)"),
-    ],
-)  # fmt: skip
-def test_functions(function, message):
-    refuse(function, message, ModelError)
-
-
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        (nn.BatchNorm1d(4, track_running_stats=False), "statistics of the batch.*track_running_stats=True"),
-        (nn.Conv1d(3, 4, 1), r"module '1' \(Conv1d\) does not fit an input of shape \(4, 5\): .*\[4, 3, 1\]"),
-        (nn.Unflatten(1, (3, 2)), r"it raises RuntimeError: unflatten: Provided sizes \[3, 2\]"),
-        (nn.PReLU(3), "it raises RuntimeError: Mismatch of parameter numbers"),
-    ],
-)
-def test_modules_that_do_not_fit(module, message):
-    with pytest.raises(ModelError, match=message):
-        from_torch(seq(nn.Unflatten(1, (4, 5)), module).eval(), 20)
-
-
-def test_not_finite():
+def with_nan():
     module = seq(nn.Linear(3, 3), nn.ReLU(), seq(nn.Linear(3, 3)))
-    with torch.no_grad():
-        module[2][0].weight[1, 1] = float("nan")
-    with pytest.raises(ModelError, match=r"1 of 9 entries of '2\.0\.weight' are NaN"):
-        from_torch(module)
-    norm = seq(nn.BatchNorm1d(3)).eval()
-    norm[0].running_var.fill_(-1)
-    with pytest.raises(ModelError, match="3 of 3 entries of a Scale scale are NaN"):
-        from_torch(norm, 3)
-    with pytest.raises(ModelError, match="Complex"):
-        from_torch(seq(nn.Linear(3, 3, dtype=torch.complex64)), 3)
+    module[2][0].weight.data[1, 1] = torch.nan
+    return module
 
 
-# --- what the module is -----------------------------------------------------------------------------------------------
+def with_a_negative_variance():
+    module = seq(nn.BatchNorm1d(3)).eval()
+    module[0].running_var.fill_(-1)
+    return module
 
 
-@pytest.mark.parametrize("part", [nn.BatchNorm1d(3), nn.Dropout(), nn.AlphaDropout(), nn.InstanceNorm1d(3)])
-def test_training_mode(part):
-    with pytest.raises(ModelError, match=r"module '1\.1.*is in training mode; call module\.eval\(\) first"):
-        from_torch(seq(nn.Linear(3, 3), seq(nn.ReLU(), part)))
+def behind_a_reshape(module):
+    return seq(nn.Unflatten(1, (4, 5)), module).eval()
 
 
-def test_nothing_to_chain():
-    with pytest.raises(ModelError, match="at least one layer"):
-        from_torch(seq(nn.Identity()), 3)
+BATCH_AXIS = "the batch axis must stay the first"
+TRAINING = r"module '1\.1.*is in training mode; call module\.eval\(\) first"
+SHAPE = "latent_shape must be a positive integer or a tuple of them, got"
+# What is given, the shape of a code, and the message.
+REFUSED = [
+    # several outputs, or none
+    (of(lambda m, z: (m.fc1(z), z)), 4, r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); .*; say which"),
+    (of(lambda m, z: {"x": m.fc1(z)}), 4, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
+    (of(lambda m, z: m.table * 2), 4, "the module returns a value that its input does not affect"),
+    (of(lambda m, z: z.shape[1]), 4, "the module returns a value that its input does not affect"),
+    # no module with weights
+    (nn.Linear(3, 4).state_dict(), 3, "got OrderedDict; build the module, and load its weights by module.load_state_d"),
+    (Model, 3, "got the class Model; build the module, and load its weights by module.load_state_dict"),
+    (Path("decoder.pth"), 3, "got (Posix|Windows)Path; .*for files use unrelu.load"),
+    # operators
+    (seq(nn.Linear(4, 4), nn.Bilinear(4, 4, 4)), 4, r"for float64 inputs of shape \(7, 4\) it raises \w+: "),
+    (seq(nn.Linear(4, 4), nn.Embedding(4, 4)), 4, r"\(Embedding\) does not fit|it raises \w+: "),
+    (of(lambda m, z: z > 0), 4, r"calls gt\(\)|gives numbers of type torch.bool"),
+    (of(lambda m, z: torch.div(z, 2, rounding_mode="floor")), 4, r"calls div\(\)"),
+    (of(lambda m, z: F.batch_norm(z, None, None, training=True)), 4, "statistics of the batch"),
+    (of(lambda m, z: z.relu(True, 3)), 4, "it raises TypeError"),
+    (of(lambda m, z: m.missing(z)), 4, "it raises AttributeError: .*missing"),
+    (of(lambda m, z: z.view(torch.int64)), 4, "gives numbers of type torch.int64"),
+    (of(lambda m, z: z.to(torch.int32)), 4, "gives numbers of type torch.int32"),
+    (of(lambda m, z: z * z.size(0)), 4, "depends on the batch size, changes values, draws numbers or counts calls"),
+    # shapes
+    *((of(function), 4, BATCH_AXIS) for function in (
+        lambda m, z: z.T, lambda m, z: z.view(-1), lambda m, z: z.view(-1, 2), lambda m, z: z.reshape(4, -1),
+        lambda m, z: z[0], lambda m, z: z[1:], lambda m, z: F.pad(z, (0, 0, 1, 1)), lambda m, z: z[:, 2:2],
+    )),
+    (of(lambda m, z: z[:, 9]), 4, "index 9 is out of bounds for dimension 1 with size 4"),
+    (of(lambda m, z: z[:, 0, 0, 0]), 4, "too many indices for tensor of dimension 2|out of range"),
+    (of(lambda m, z: z + torch.ones(3, 4)), 4, r"'add' does not fit an input of shape \(4,\)"),
+    (of(lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3)), 4, "'pixel_shuffle' does not fit an input of shape"),
+    (of(lambda m, z: m.fc1.weight @ z), 4, r"'mm' does not fit an input of shape \(4,\)"),
+    (behind_a_reshape(nn.Conv1d(3, 4, 1)), 20,
+     r"module '1' \(Conv1d\) does not fit an input of shape \(4, 5\): .*\[4, 3, 1\]"),
+    (behind_a_reshape(nn.Unflatten(1, (3, 2))), 20, r"it raises RuntimeError: unflatten: Provided sizes \[3, 2\]"),
+    (behind_a_reshape(nn.PReLU(3)), 20, "it raises RuntimeError: Mismatch of parameter numbers"),
+    (seq(nn.Identity()), 3, "at least one layer"),
+    # numbers and modes
+    (with_nan(), None, r"1 of 9 entries of '2\.0\.weight' are NaN"),
+    (with_a_negative_variance(), 3, "3 of 3 entries of a Scale scale are NaN"),
+    (seq(nn.Linear(3, 3, dtype=torch.complex64)), 3, "Complex"),
+    (behind_a_reshape(nn.BatchNorm1d(4, track_running_stats=False)), 20,
+     "statistics of the batch.*track_running_stats=True"),
+    *((seq(nn.Linear(3, 3), seq(nn.ReLU(), part)), None, TRAINING)
+      for part in (nn.BatchNorm1d(3), nn.Dropout(), nn.AlphaDropout(), nn.InstanceNorm1d(3))),
+    # the shape of a code
+    *((nn.Linear(3, 3), shape, SHAPE) for shape in (0, (-1,), (), (2.0,), (True,), "3")),
+    (seq(nn.Tanh(), nn.Conv2d(2, 3, 3)), None, r"pass latent_shape=, the shape of one latent .*Conv2d\(2, 3"),
+    (lambda z: z.sinh(), None, r"pass latent_shape=, the shape of one latent code\. For"),
+    (seq(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 2)), None,
+     r"latent_shape was taken to be 3; pass latent_shape= if it is not"),
+]  # fmt: skip
 
 
-# --- the latent shape -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [0, (-1,), (), (2.0,), (True,), "3"])
-def test_latent_shape_must_be_positive(shape):
-    with pytest.raises(ModelError, match="latent_shape must be a positive integer or a tuple of them, got"):
-        from_torch(nn.Linear(3, 3), shape)
-
-
-def test_latent_shape_unknown():
-    for module, first in ((seq(nn.Tanh(), nn.Conv2d(2, 3, 3)), r"Conv2d\(2, 3"), (lambda z: z.sinh(), "code. For")):
-        with pytest.raises(ModelError, match=rf"pass latent_shape=, the shape of one latent .*{first}"):
-            from_torch(module)
-
-
-def test_one_reading_that_the_module_does_not_accept():
-    module = seq(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 2))
-    with pytest.raises(ModelError, match=r"latent_shape was taken to be 3; pass latent_shape= if it is not"):
-        from_torch(module)
-    assert from_torch(module, (2, 3)).output_shape == (2,)
+@pytest.mark.parametrize(("given", "latent_shape", "message"), REFUSED)
+def test_no_generator(given, latent_shape, message):
+    with pytest.raises(ModelError, match=message):
+        from_torch(given, latent_shape)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import builtins
 import io
-import json
 import os
 import pickle
 import re
+import sys
 import zipfile
 from collections import OrderedDict
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tests.loaders.loader_checks import check_same_as_module, evaluation
-from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
+from unrelu.errors import ModelError, ModelFileError, OptionError
 from unrelu.loaders import from_arrays, load
 
 RANDOM = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def module(batch_norm=False):
 
 def saved(path, value):
     if path.suffix == ".npz":
-        np.savez(path, **{name: tensor.numpy() for name, tensor in value.items()})
+        np.savez(path, **{name: np.asarray(tensor) for name, tensor in value.items()})
     elif path.suffix == ".safetensors":
         safetensors.torch.save_file(dict(value), path)
     else:
@@ -95,41 +95,27 @@ def test_layers_are_picked_by_name(tmp_path, name):
         load(path)
 
 
-@pytest.mark.parametrize("name", STATE_DICT_FILES)
-def test_convolutions_are_refused(tmp_path, name):
-    state = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict()
-    path = saved(tmp_path / name, state)
-    with pytest.raises(
-        UnsupportedModelError,
-        match=r"layer '2' holds .*\(2, 1, 3, 3\).*weights alone do not say what it computes.*from_torch",
-    ):
-        load(path)
-    assert load(path, layers=["0"], activation="relu").output_shape == (4,)
-
-
 ALONE = "weights alone do not say what it computes"
 
 
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).state_dict(), rf"layer '1' holds .*weight \(4,\).*{ALONE}"),
-        (nn.GRU(3, 4).state_dict(), rf"layer '' holds .*weight_ih_l0 \(12, 3\).*{ALONE}.*from_torch"),
-        ({"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)}, rf"layer 'a' holds .*weight \(3, 3\).*{ALONE}"),
-        ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
-        ({"a.weight": torch.ones(3), "a.running_mean": torch.ones(3)}, rf"layer 'a' holds .*running_mean.*{ALONE}"),
-        ({"a.running_var": torch.ones(2), "a.running_mean": torch.ones(2)}, "no weight matrix"),
-        (
-            {"a0.weight": torch.ones(2, 2), "a1.running_var": -torch.ones(2), "a1.running_mean": torch.ones(2)},
-            r"entries of a (Scale scale|Dense weight) are NaN",
-        ),
-        (
-            {"a0.weight": torch.ones(3, 3), "a1.running_var": torch.ones(2), "a1.running_mean": torch.ones(2)},
-            r"Scale with a scale of shape \(2,\) .* does not fit an input of shape \(3,\)",
-        ),
-    ],
-)
-@pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.safetensors"])
+STATES = [
+    (nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict(),
+     rf"layer '2' holds .*\(2, 1, 3, 3\).*{ALONE}.*from_torch"),
+    (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).state_dict(), rf"layer '1' holds .*weight \(4,\).*{ALONE}"),
+    (nn.GRU(3, 4).state_dict(), rf"layer '' holds .*weight_ih_l0 \(12, 3\).*{ALONE}.*from_torch"),
+    ({"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)}, rf"layer 'a' holds .*weight \(3, 3\).*{ALONE}"),
+    ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
+    ({"a.weight": torch.ones(3), "a.running_mean": torch.ones(3)}, rf"layer 'a' holds .*running_mean.*{ALONE}"),
+    ({"a.running_var": torch.ones(2), "a.running_mean": torch.ones(2)}, "no weight matrix"),
+    ({"a0.weight": torch.ones(2, 2), "a1.running_var": -torch.ones(2), "a1.running_mean": torch.ones(2)},
+     r"entries of a (Scale scale|Dense weight) are NaN"),
+    ({"a0.weight": torch.ones(3, 3), "a1.running_var": torch.ones(2), "a1.running_mean": torch.ones(2)},
+     r"Scale with a scale of shape \(2,\) .* does not fit an input of shape \(3,\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "message"), STATES)
+@pytest.mark.parametrize("name", STATE_DICT_FILES)
 def test_refusals_of_state_dicts(tmp_path, name, state, message):
     with pytest.raises(ModelError, match=message) as caught:
         load(saved(tmp_path / name, state))
@@ -175,12 +161,6 @@ def test_stored_activation(tmp_path):
         np.savez(path, **NUMBERED, activation=stored)
         same(load(path), stored, None)
         same(load(path, activation="sigmoid"), "sigmoid", None)
-    np.savez(path, **NUMBERED, activation=3)
-    with pytest.raises(ModelFileError, match="entry 'activation' must be a string or a list of strings, got int64"):
-        load(path)
-    np.savez(path, **NUMBERED, activation=["relu"])
-    with pytest.raises(ModelError, match="3 layers but activations \\['relu'\\]"):
-        load(path)
 
 
 @pytest.mark.parametrize("separator", [".", "/"])
@@ -194,21 +174,6 @@ def test_kernels_are_transposed_and_sorted_by_their_numbers(tmp_path, separator)
     with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*dense_x \(5, 7\).*; pass layers="):
         load(tmp_path / "a.npz", activation="relu")
     same(load(tmp_path / "a.npz", layers=[name.replace("_2", "_x") for name in names], activation="relu"))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "two arrays are the weight of 'W0': W0, w0"),
-        ({"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"weight \(2, 3\), bias \(3,\), .* kernels .* as kernel\.T"),
-        ({"activation": "relu"}, "holds no weights"),
-        ({"W0": np.array([["a"]])}, "layer 'W0' weight has text entries; pass real numbers"),
-    ],
-)
-def test_refusals_of_npz(tmp_path, arrays, message):
-    np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(ModelError, match=message):
-        load(tmp_path / "a.npz")
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -249,46 +214,35 @@ def test_files_of_pytorch_before_1_6(tmp_path, location):
     check_same_as_module(load(tmp_path / "a.pth", activation="relu"), m)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_checkpoints_may_not_be_larger_than_allowed(tmp_path, monkeypatch, zipped):
-    path = tmp_path / "a.pth"
-    torch.save({"0.weight": torch.zeros(300, 200)}, path, _use_new_zipfile_serialization=zipped)
+@pytest.mark.parametrize(("name", "zipped"), [("a.pth", True), ("a.pth", False), ("a.pkl", False), ("a.npz", True)])
+def test_files_may_not_be_larger_than_allowed(tmp_path, monkeypatch, name, zipped):
+    path, state = tmp_path / name, {"0.weight": torch.zeros(300, 200)}
+    if name == "a.pth":
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    elif name == "a.pkl":
+        path.write_bytes(pickle.dumps({key: value.numpy() for key, value in state.items()}))
+    else:
+        saved(path, state)
     monkeypatch.setenv("UNRELU_MAX_FILE_BYTES", "200000")
-    said = (
-        r"a\.pth (has|would decompress to) .*; at most 195\.3 KiB are read: set .* UNRELU_MAX_FILE_BYTES=24\d{4} if you"
-    )
-    with pytest.raises(ModelFileError, match=said):
+    said = r".* at most 195\.3 KiB are read: set .* UNRELU_MAX_FILE_BYTES=24\d{4} if you trust"
+    with pytest.raises(ModelFileError, match=re.escape(str(path)) + said):
         load(path, activation="relu")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_that_states_more_numbers_than_it_holds_is_refused(tmp_path, zipped):
+    def larger(content):
+        return content.replace(b"K\x14", b"K\xfa").replace(b"K\x05K\x04", b"K\x32K\x05")
+
     content = io.BytesIO()
     torch.save({"0.weight": torch.zeros(5, 4, dtype=torch.uint8)}, content, _use_new_zipfile_serialization=zipped)
-    stated = content.getvalue().replace(b"K\x14", b"K\xfa").replace(b"K\x05K\x04", b"K\x32K\x05")
+    (tmp_path / "a.pth").write_bytes(larger(content.getvalue()))
     if zipped:
         with zipfile.ZipFile(content) as old, zipfile.ZipFile(tmp_path / "a.pth", "w") as new:
             for name in old.namelist():
-                held = old.read(name)
-                new.writestr(name, held.replace(b"K\x14", b"K\xfa").replace(b"K\x05K\x04", b"K\x32K\x05"))
-    else:
-        (tmp_path / "a.pth").write_bytes(stated)
+                new.writestr(name, larger(old.read(name)))
     with pytest.raises(ModelFileError, match="not a PyTorch file, or a truncated one"):
         load(tmp_path / "a.pth", activation="relu")
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (torch.ones(3, 3), "holds a Tensor with 0 state_dicts.* save module.state_dict()"),
-        ([torch.ones(3, 3)], "holds a list with 0 state_dicts.*from_arrays"),
-        ({"epoch": 3, "name": "x"}, "0 state_dicts; its keys are epoch, name"),
-        ({}, "0 state_dicts; its keys are none"),
-    ],
-)
-def test_files_without_state_dict(tmp_path, value, message):
-    with pytest.raises(ModelFileError, match=message):
-        load(saved(tmp_path / "a.pt", value))
 
 
 # --- files that could run code ----------------------------------------------------------------------------------------
@@ -322,18 +276,6 @@ def test_nothing_in_a_file_is_run(tmp_path, name, how):
     assert victim.exists()  # the payload is live; only the loader left it alone
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"model": m}])
-def test_whole_modules_are_refused(tmp_path, zipped, wrap):
-    torch.save(wrap(module()), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        ModelFileError,
-        match=r"a\.pt: the file holds pickled objects .*could run code: 'torch\.nn\.modules\.container\.Sequential'.*"
-        r"save module\.state_dict\(\).*from_torch",
-    ):
-        load(tmp_path / "a.pt")
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(module()).save(str(tmp_path / "a.pt"))
@@ -349,14 +291,7 @@ def test_torchscript_is_refused(tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(
     "content",
-    [
-        b"hello world, this is a text",
-        b"\x00" * 64,
-        b"\x80",
-        json.dumps({"a": 1}).encode(),
-        b"PK\x03\x04 not a zip",
-        b"\x80\x02",
-    ],
+    [b"hello world, this is a text", b"\x00" * 64, b"\x80", b'{"a": 1}', b"PK\x03\x04 not a zip", b"\x80\x02"],
 )
 def test_foreign_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -375,14 +310,30 @@ def test_truncated_files(tmp_path, name):
             load(tmp_path / name)
 
 
-def test_damaged_member(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez(path, *WEIGHTS)
-    damaged = bytearray(path.read_bytes())
-    damaged[200:240] = bytes(40)
-    path.write_bytes(damaged)
-    with pytest.raises(ModelFileError, match=r"not a readable \.np[yz]"):
-        load(path)
+FOREIGN = r"a\.pt: the file holds pickled objects .*could run code: 'torch\.nn\.modules\.container\.Sequential'.*"
+FOREIGN += r"save module\.state_dict\(\).*from_torch"
+# A file's name, what is saved in it, and the message.
+CONTENTS = [
+    ("a.npz", {"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "two arrays are the weight of 'W0': W0, w0"),
+    ("a.npz", {"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"weight \(2, 3\), bias \(3,\), .* kernels .* as kernel\.T"),
+    ("a.npz", {"activation": "relu"}, "holds no weights"),
+    ("a.npz", {"W0": np.array([["a"]])}, "layer 'W0' weight has text entries; pass real numbers"),
+    ("a.npz", {**NUMBERED, "activation": 3}, "entry 'activation' must be a string or a list of strings, got int64"),
+    ("a.npz", {**NUMBERED, "activation": ["relu"]}, r"3 layers but activations \['relu'\]"),
+    ("a.pt", torch.ones(3, 3), r"holds a Tensor with 0 state_dicts.* save module.state_dict\(\)"),
+    ("a.pt", [torch.ones(3, 3)], "holds a list with 0 state_dicts.*from_arrays"),
+    ("a.pt", {"epoch": 3, "name": "x"}, "0 state_dicts; its keys are epoch, name"),
+    ("a.pt", {}, "0 state_dicts; its keys are none"),
+    ("a.pt", module(), FOREIGN),
+    ("a.pt", {"model": module()}, FOREIGN),
+    ("a.safetensors", {}, "holds no weights"),
+]
+
+
+@pytest.mark.parametrize(("name", "contents", "message"), CONTENTS)
+def test_refused_contents(tmp_path, name, contents, message):
+    with pytest.raises(ModelError, match=message):
+        load(saved(tmp_path / name, contents))
 
 
 def test_other_archives(tmp_path):
@@ -391,13 +342,20 @@ def test_other_archives(tmp_path):
             archive.writestr("readme.txt", "hello")
         with pytest.raises(ModelFileError, match=r"not a readable .npy array|not a PyTorch file"):
             load(tmp_path / name)
-    with (tmp_path / "b.npz").open("wb") as stream:
-        np.save(stream, np.ones((2, 2)))
+    np.save(tmp_path / "b.npy", np.ones((2, 2)))
+    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
     with pytest.raises(ModelFileError, match=r"not a readable \.npz archive .*; save it with numpy\.savez"):
         load(tmp_path / "b.npz")
-    safetensors.torch.save_file({}, tmp_path / "b.safetensors")
-    with pytest.raises(ModelFileError, match="holds no weights"):
-        load(tmp_path / "b.safetensors")
+
+
+def test_damaged_member(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, *WEIGHTS)
+    damaged = bytearray(path.read_bytes())
+    damaged[200:240] = bytes(40)
+    path.write_bytes(damaged)
+    with pytest.raises(ModelFileError, match=r"not a readable \.np[yz]"):
+        load(path)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -412,31 +370,6 @@ def test_empty_missing_and_folders(tmp_path, name):
     path.mkdir()
     with pytest.raises(ModelFileError, match=rf"{name} is a folder; pass the model file itself"):
         load(path)
-
-
-def test_unknown_suffix(tmp_path):
-    for name in ("a.joblib", "a.dill", "model"):
-        (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(
-            ModelFileError,
-            match=r"unknown suffix '.*'; model files end in \.onnx, \.npz, \.pkl, \.pickle, \.pt, \.pth, ",
-        ):
-            load(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("name", "calls"),
-    [
-        *((f"a.{suffix}", ["keras.saving.load_model({!r})", "model.export('m.onnx', format='onnx')",
-                           "unrelu.from_torch(model, latent_shape=...)"]) for suffix in ("keras", "h5", "HDF5")),
-        ("a.pt2", ["unrelu.from_torch(torch.export.load({!r}).module())"]),
-    ],
-)  # fmt: skip
-def test_files_that_are_not_read_are_refused_with_what_to_call(tmp_path, name, calls):
-    with pytest.raises(ModelFileError, match="If you trust its author") as caught:
-        load(tmp_path / name)
-    for call in calls:
-        assert call.format(str(tmp_path / name)) in str(caught.value)
 
 
 def test_not_a_path():
@@ -455,32 +388,37 @@ def test_unreadable(tmp_path, monkeypatch):
         load(tmp_path / "a.npz")
 
 
-# --- options and packages ---------------------------------------------------------------------------------------------
+# --- suffixes, options and packages -----------------------------------------------------------------------------------
+
+UNKNOWN = r"unknown suffix '.*'; model files end in \.onnx, \.npz, \.pkl, \.pickle, \.pt, \.pth, "
+KERAS = r"If you trust its author.*keras\.saving\.load_model\('.*'\).*model\.export\('m\.onnx', format='onnx'\).*"
+KERAS += r"unrelu\.from_torch\(model, latent_shape=\.\.\.\)"
+NAMES = r"layers must be a list of layer names, or what .*, got "
+# A file's name, options, and the message.
+OPTIONS = [
+    *((name, {}, UNKNOWN) for name in ("a.joblib", "a.dill", "model")),
+    *((name, {}, KERAS) for name in ("a.keras", "a.h5", "a.HDF5")),
+    ("a.pt2", {}, r"If you trust its author, unrelu\.from_torch\(torch\.export\.load\('.*a\.pt2'\)\.module\(\)\)"),
+    (
+        "a.onnx",
+        {"layers": ["fc1"]},
+        r"layers=\['fc1'\] does not go with a file of a graph, which says it: leave it out",
+    ),
+    ("a.pt", {"latent_shape": 3}, "latent_shape=3 does not go with a file of weights, only with graphs: leave it"),
+    ("a.pt", {"layers": 5}, NAMES + "5"),
+    ("a.pt", {"layers": [1, 2]}, NAMES + r"\[1, 2\]"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "a.onnx",
-            {"layers": ["fc1"]},
-            r"layers=\['fc1'\] does not go with a file of a graph, which says it: leave it out",
-        ),
-        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a file of weights, only with graphs: leave it"),
-        ("a.pt", {"layers": 5}, r"layers must be a list of layer names, or what .*, got 5"),
-        ("a.pt", {"layers": [1, 2]}, r"layers must be a list of layer names, or what .*, got \[1, 2\]"),
-    ],
-)
-def test_options(tmp_path, name, options, message):
+@pytest.mark.parametrize(("name", "options", "message"), OPTIONS)
+def test_refused_names_and_options(tmp_path, name, options, message):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(OptionError if options else ModelFileError, match=message):
         load(tmp_path / name, **options)
 
 
-@pytest.mark.parametrize(
-    ("package", "name", "suffix"), [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors")]
-)
-def test_missing_packages(tmp_path, monkeypatch, package, name, suffix):
+@pytest.mark.parametrize("package", ["onnx", "safetensors"])
+def test_missing_packages(tmp_path, monkeypatch, package):
     genuine = builtins.__import__
 
     def without(module, *arguments):
@@ -489,7 +427,7 @@ def test_missing_packages(tmp_path, monkeypatch, package, name, suffix):
         return genuine(module, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(__import__("sys").modules, "unrelu.loaders._onnx_graph", raising=False)
-    (tmp_path / f"a.{suffix}").write_bytes(b"x")
-    with pytest.raises(ModelFileError, match=f"pip install {name}"):
-        load(tmp_path / f"a.{suffix}")
+    monkeypatch.delitem(sys.modules, "unrelu.loaders._onnx_graph", raising=False)
+    (tmp_path / f"a.{package}").write_bytes(b"x")
+    with pytest.raises(ModelFileError, match=f"pip install {package}"):
+        load(tmp_path / f"a.{package}")

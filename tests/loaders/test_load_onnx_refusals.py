@@ -20,6 +20,12 @@ BN = {"w": C, "b": C, "m": C, "v": C**2}
 SCALES = np.array([1, 1, 2, 2], np.float32)
 
 
+CONSTANT = helper.make_graph(
+    [node("Constant", [], ["c"], value=numpy_helper.from_array(C))],
+    "b",
+    [],
+    [helper.make_tensor_value_info("c", 1, [4])],
+)
 BATCH_AXIS = "the batch axis must stay the first"
 # nodes, shape of one code, constants, message
 REFUSED = [
@@ -47,10 +53,20 @@ REFUSED = [
     ([node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=1), node("Slice", ["f", "z", "o"], ["c"]),
       node("Mul", ["x", "c"], ["y"], name="m")], [4], {"z": np.array([0]), "o": np.array([1])},
      "its layers have other outputs: it depends on the batch size"),
+    ([node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["y"])], [4], {},
+     "an input has another output alone than in a batch"),
+    ([node("CumSum", ["c", "a"], ["k"], reverse=1), node("Add", ["x", "k"], ["y"])], [4], {"c": C, "a": np.array(0)},
+     "'reverse'"),
+    ([node("ScatterND", ["c", "i", "c"], ["k"], reduction="add"), node("Add", ["x", "k"], ["y"])], [4],
+     {"c": C, "i": np.array([[0]] * 4)}, "'reduction'"),
+    ([node("Cast", ["c"], ["k"], to=8), node("Add", ["x", "k"], ["y"])], [4], {"c": C},
+     r"to a type \(number 8\) that is no real number"),
     ([node("Identity", ["w"], ["y"])], [4], {"w": M}, "the output 'y' does not depend on the input"),
     ([node("Identity", ["x"], ["y"])], [4], {}, "at least one layer"),
     ([node("Add", ["w", "c"], ["d"], name="k"), node("Add", ["x", "d"], ["y"])], [4], {"w": M, "c": numbers(3)},
      r"node 'k' \(Add\) cannot be computed"),
+    ([node("If", ["t"], ["d"], then_branch=CONSTANT, else_branch=CONSTANT), node("Add", ["x", "d"], ["y"])], [4],
+     {"t": np.array(True)}, r"node 'd' \(If\) is not known"),
     ([node("FusedGemm", ["x", "w"], ["y"], domain="com.microsoft")], [4], {"w": M}, r"\(FusedGemm\) is not known"),
 ]  # fmt: skip
 
@@ -90,75 +106,65 @@ def test_refusals(tmp_path, nodes, shape, constants, message):
 @pytest.mark.parametrize(("nodes", "shape", "constants", "message"), KEPT)
 def test_no_chain_but_a_generator(tmp_path, nodes, shape, constants, message):
     """It computes what ONNX Runtime does, and says why it is no chain."""
-    path = write(tmp_path / "net.onnx", nodes, shape, constants, rank=1 + len(shape))
+    path = write(tmp_path / "net.onnx", nodes, shape, constants)
     net = check_same_as_runtime(path)
     assert isinstance(net, OpaqueNetwork)
     assert re.search(message, net.reason)
 
 
-def test_old_opsets_and_functions_are_refused_with_what_to_call(tmp_path):
-    path = write(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], [4], opset=12)
-    with pytest.raises(UnsupportedModelError, match=r"opset 12, .*onnx\.version_converter\.convert_version\(onnx.load"):
-        load(path)
-    model = onnx.load(write(path, [node("Relu", ["x"], ["y"])], [4]))
-    model.functions.append(
-        helper.make_function("local", "F", ["a"], ["b"], [node("Relu", ["a"], ["b"])], model.opset_import)
-    )
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def value(name, shape=("b", 4), kind=1):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def with_function(model):
+    nodes, imports = [node("Relu", ["a"], ["b"])], model.opset_import
+    model.functions.append(helper.make_function("local", "F", ["a"], ["b"], nodes, imports))
     model.opset_import.append(helper.make_opsetid("local", 1))
-    onnx.save(model, path)
-    with pytest.raises(UnsupportedModelError, match=r"has functions, .*onnx\.inliner\.inline_local_functions"):
-        load(path)
 
 
-def test_control_flow(tmp_path):
-    branch = helper.make_graph(
-        [node("Constant", [], ["c"], value=numpy_helper.from_array(C))],
-        "b",
-        [],
-        [helper.make_tensor_value_info("c", 1, [4])],
-    )
-    nodes = [node("If", ["t"], ["d"], then_branch=branch, else_branch=branch), node("Add", ["x", "d"], ["y"])]
-    with pytest.raises(UnsupportedModelError, match=r"node 'd' \(If\) is not known"):
-        load(write(tmp_path / "a.onnx", nodes, [4], {"t": np.array(True)}))
+def with_input(*arguments):
+    return lambda model: model.graph.input[0].CopyFrom(value("x", *arguments))
 
 
-def test_inputs_and_outputs(tmp_path):
-    def values(*names):
-        return [helper.make_tensor_value_info(name, 1, ["b", 4]) for name in names]
+INVALID = (ModelFileError, "not a valid ONNX model")
+# Changes of the model relu(x w), options, the error and its message.
+MODELS = [
+    (lambda model: model.ClearField("ir_version"), {}, *INVALID),
+    (lambda model: model.ClearField("opset_import"), {}, *INVALID),
+    (lambda model: model.graph.node.append(node("NoSuchOperator", ["x"], ["q"])), {}, *INVALID),
+    (lambda model: model.graph.node.append(node("Relu", ["nowhere"], ["q"])), {}, *INVALID),
+    (lambda model: model.graph.initializer[0].dims.append(7), {}, *INVALID),
+    (lambda model: setattr(model.opset_import[0], "version", 12), {}, UnsupportedModelError,
+     r"opset 12, .*onnx\.version_converter\.convert_version\(onnx.load"),
+    (with_function, {}, UnsupportedModelError, r"has functions, .*onnx\.inliner\.inline_local_functions"),
+    (lambda model: model.graph.input.append(value("c")), {}, UnsupportedModelError,
+     r"the graph has 2 inputs \(x, c\); a generator has one"),
+    (lambda model: model.graph.initializer.append(numpy_helper.from_array(M, "x")), {}, UnsupportedModelError,
+     r"the graph has 0 inputs \(none\)"),
+    (lambda model: model.graph.output.append(value("h")), {}, UnsupportedModelError,
+     r"the graph has 2 outputs \(y, h\); pass output='name' for one of them"),
+    (with_input(["b", "k"]), {}, ModelError, r"leaves the input 'x' of shape \(\?, \?\) open; pass latent_shape="),
+    (with_input(["b", -1]), {}, ModelError, r"of shape \(\?, \?\) open; pass latent_shape="),
+    (with_input(), {"latent_shape": 5}, ModelError, r"latent_shape=5 does not fit the input 'x' of shape \(\?, 4\)"),
+    (with_input(["b", "k"]), {"latent_shape": (2, 2)}, ModelError,
+     r"latent_shape=\(2, 2\) does not fit the input 'x' of shape \(\?, \?\)"),
+    (with_input(["b", "k", 3]), {"latent_shape": (2, 2)}, ModelError, r"latent_shape=\(2, 2\) does not fit"),
+    (with_input(["b", "k"]), {"latent_shape": 0}, ModelError, "latent_shape must be a positive integer"),
+    (with_input([4]), {}, ModelError, r"the input 'x' of shape \(4\) is no batch of codes"),
+    (with_input(["b", 4], 7), {}, ModelError, "is no batch of codes, real numbers whose first axis is the batch"),
+]  # fmt: skip
 
-    nodes = [node("Add", ["x", "c"], ["y"]), node("Relu", ["y"], ["z"])]
-    with pytest.raises(UnsupportedModelError, match=r"the graph has 2 inputs \(x, c\); a generator has one"):
-        load(write(tmp_path / "a.onnx", nodes, [4], inputs=values("x", "c")))
-    with pytest.raises(
-        UnsupportedModelError, match=r"the graph has 2 outputs \(y, z\); pass output='name' for one of them"
-    ):
-        load(write(tmp_path / "a.onnx", nodes, [4], {"c": C}, outputs=values("y", "z")))
-    with pytest.raises(UnsupportedModelError, match=r"the graph has 0 inputs \(none\)"):
-        load(write(tmp_path / "a.onnx", [node("Identity", ["c"], ["y"])], [4], {"c": C}, inputs=[]))
 
-
-@pytest.mark.parametrize(
-    ("shape", "kind", "options", "message"),
-    [
-        (["b", "k"], 1, {}, r"leaves the input 'x' of shape \(\?, \?\) open; pass latent_shape="),
-        (["b", 4], 1, {"latent_shape": 5}, r"latent_shape=5 does not fit the input 'x' of shape \(\?, 4\)"),
-        (
-            ["b", "k"],
-            1,
-            {"latent_shape": (2, 2)},
-            r"latent_shape=\(2, 2\) does not fit the input 'x' of shape \(\?, \?\)",
-        ),
-        (["b", "k", 3], 1, {"latent_shape": (2, 2)}, r"latent_shape=\(2, 2\) does not fit"),
-        (["b", "k"], 1, {"latent_shape": 0}, "latent_shape must be a positive integer"),
-        ([4], 1, {}, r"the input 'x' of shape \(4\) is no batch of codes"),
-        (["b", -1], 1, {}, r"of shape \(\?, \?\) open; pass latent_shape="),
-        (["b", 4], 7, {}, "is no batch of codes, real numbers whose first axis is the batch"),
-    ],
-)
-def test_input_shape(tmp_path, shape, kind, options, message):
-    value = helper.make_tensor_value_info("x", kind, shape)
-    path = write(tmp_path / "a.onnx", [node("Identity", ["x"], ["y"])], [], inputs=[value])
-    with pytest.raises(ModelError, match=message):
+@pytest.mark.parametrize(("change", "options", "error", "message"), MODELS)
+def test_models(tmp_path, change, options, error, message):
+    path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])], [4], {"w": M})
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(error, match=message):
         load(path, **options)
 
 
@@ -174,25 +180,6 @@ def test_truncated(tmp_path):
             ModelFileError, match=r"a\.onnx: not a valid ONNX model, or a truncated one .*; export it again"
         ):
             load(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.ClearField("ir_version"),
-        lambda model: model.ClearField("opset_import"),
-        lambda model: model.graph.node.append(node("NoSuchOperator", ["x"], ["q"])),
-        lambda model: model.graph.node.append(node("Relu", ["nowhere"], ["q"])),
-        lambda model: model.graph.initializer[0].dims.append(7),
-    ],
-)
-def test_invalid(tmp_path, change):
-    path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [4], {"w": M})
-    model = onnx.load(path)
-    change(model)
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match="not a valid ONNX model"):
-        load(path)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "absolute", "link.bin", "missing.bin"])

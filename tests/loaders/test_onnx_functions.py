@@ -11,7 +11,6 @@ from hosts import default_dtype
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from tests.opaque_modules import GENERATORS, codes
 from unrelu._invert import invert
-from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import load
 from unrelu.opaque.opaque_network import OpaqueNetwork
 
@@ -191,34 +190,6 @@ def test_exported_modules_that_branch(tmp_path, name, dynamic):
 def test_a_graph_of_one_code_is_evaluated_for_batches(tmp_path):
     """Exported for a batch of one, with that number written into its reshapes."""
     nodes = [node("Reshape", ["x", "s"], ["h"]), node("Tanh", ["h"], ["g"]), node("Add", ["h", "g"], ["y"])]
-    net = load(write(tmp_path / "net.onnx", nodes, [6], {"s": ints(1, 2, 3)}, rank=3))
+    net = load(write(tmp_path / "net.onnx", nodes, [6], {"s": ints(1, 2, 3)}))
     z = codes(net, 4)
     np.testing.assert_allclose(net(z), (z + np.tanh(z)).reshape(4, 2, 3), rtol=1e-12)
-
-
-def test_graphs_that_mix_codes(tmp_path):
-    nodes = [node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["y"])]
-    with pytest.raises(UnsupportedModelError, match="an input has another output alone than in a batch"):
-        load(write(tmp_path / "net.onnx", nodes, [4], opset=17))
-
-
-@pytest.mark.parametrize(
-    ("computed", "constants", "message"),
-    [
-        (node("CumSum", ["f", "a"], ["k"], reverse=1), {"f": numbers(4), "a": np.array(0)}, "'reverse'"),
-        (node("ScatterND", ["f", "i", "f"], ["k"], reduction="add"), {"f": numbers(4), "i": np.array([[0]] * 4)},
-         "'reduction'"),
-        (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is no real number"),
-    ],
-)  # fmt: skip
-def test_constants_that_are_not_computed(tmp_path, computed, constants, message):
-    path = write(tmp_path / "net.onnx", [computed, node("Add", ["x", "k"], ["y"])], [4], constants)
-    with pytest.raises(UnsupportedModelError, match=message):
-        load(path)
-
-
-def test_unknown_operators_are_named(tmp_path):
-    nodes = [node("Tanh", ["x"], ["h"]), node("Add", ["x", "h"], ["s"]), node("Det", ["s"], ["y"], name="volume")]
-    message = r"node 'volume' \(Det\) is not known; supported are Abs"
-    with pytest.raises(UnsupportedModelError, match=message):
-        load(write(tmp_path / "net.onnx", nodes, [3, 3], rank=1))

@@ -78,30 +78,31 @@ def test_arrays_of_objects_are_their_objects(protocol):
     same(list(found), list(several))
 
 
-def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
-    module = ModuleType("tensorflow.python.trackable.data_structures")
+def of_module(monkeypatch, path, value):
+    """Say that a class or function is one of a module that is not installed, so that it can be pickled."""
+    module, _, name = path.rpartition(".")
+    parents = module.split(".")
+    for i in range(1, len(parents) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(parents[:i]), ModuleType(".".join(parents[:i])))
+    value.__module__, value.__qualname__ = module, name
+    setattr(sys.modules[module], name, value)
+    return value
 
+
+def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
     class ListWrapper(list):
         def __reduce_ex__(self, protocol):
             return type(self), (list(self),)
 
-    ListWrapper.__module__, ListWrapper.__qualname__, module.ListWrapper = module.__name__, "ListWrapper", ListWrapper
-    for name in ("tensorflow", "tensorflow.python", "tensorflow.python.trackable"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    of_module(monkeypatch, "tensorflow.python.trackable.data_structures.ListWrapper", ListWrapper)
     content = pickle.dumps([ListWrapper([DRAWN]), OrderedDict(a=1)])
     same(read(content), [[DRAWN], {"a": 1}])
 
 
 def test_arrays_of_jax(monkeypatch):
     """They are pickled as a function that is given what an array of NumPy is made of, and more."""
-    module = ModuleType("jax._src.array")
-    module._reconstruct_array = _reconstruct_array = lambda *_: None
-    _reconstruct_array.__module__, _reconstruct_array.__qualname__ = module.__name__, "_reconstruct_array"
-    for name in ("jax", "jax._src"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    content = pickle.dumps({"w": Reduced(_reconstruct_array, (*DRAWN.__reduce__(), {"weak_type": False}))})
+    make = of_module(monkeypatch, "jax._src.array._reconstruct_array", lambda *_: None)
+    content = pickle.dumps({"w": Reduced(make, (*DRAWN.__reduce__(), {"weak_type": False}))})
     same(read(content), {"w": DRAWN})
 
 
@@ -173,43 +174,30 @@ def test_everything_else_is_refused(tmp_path, monkeypatch, contents, message, pr
 NAME = b"\x8c\x01a"
 
 
+DAMAGED = [
+    b"", b"\x80\x04", b"not a pickle", b".", b"(.", b"(\x85.", b"K\x01K\x02s.", b"K\x01K\x02a.", b"}" + NAME + b"u.",
+    b"}(" + NAME + b"u.", b"h\x05.", b"Pabc\n.", b"K\x01Q.", b"\x82\x01.", b"cnumpy\ndtype\n)\x81}b.", b"]K\x01b.",
+    b"\x97.", b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.",
+    # Lengths far beyond the end of the file.
+    b"\x8e" + (2**60).to_bytes(8, "little") + b"a.", b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.",
+    b"X" + (2**32 - 1).to_bytes(4, "little") + b"a.",
+    # The unpickler makes a memo of this length.
+    b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", b"K\x01p2147483647\n.",
+]  # fmt: skip
+HOSTILE = [
+    *((content, "'posix.system'") for content in (
+        b"(cposix\nsystem\no.", b"(iposix\nsystem\n.", b"cposix\nsystem\n)\x81.", b"cposix\nsystem\n)R.",
+    )),
+    # Attributes of what the file names: its defaults, its code.
+    (b"c_codecs\nencode\n}b.", "'attributes of _codecs.encode'"),
+    (b"c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__)s\x86b.", "'attributes of _codecs.encode'"),
+    (b"cnumpy\ndtype\n}b.", "'attributes of numpy.dtype'"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "not a pickle of arrays"),
-        (b"\x80\x04", "not a pickle of arrays"),
-        (b"not a pickle", "not a pickle of arrays"),
-        (b".", "not a pickle of arrays"),
-        (b"(.", "not a pickle of arrays"),
-        (b"(\x85.", "not a pickle of arrays"),
-        (b"K\x01K\x02s.", "not a pickle of arrays"),
-        (b"K\x01K\x02a.", "not a pickle of arrays"),
-        (b"}" + NAME + b"u.", "not a pickle of arrays"),
-        (b"}(" + NAME + b"u.", "not a pickle of arrays"),
-        (b"h\x05.", "not a pickle of arrays"),
-        (b"Pabc\n.", "not a pickle of arrays"),
-        (b"K\x01Q.", "not a pickle of arrays"),
-        (b"\x82\x01.", "not a pickle of arrays"),
-        (b"(cposix\nsystem\no.", FOREIGN + "'posix.system'"),
-        (b"(iposix\nsystem\n.", FOREIGN + "'posix.system'"),
-        (b"cposix\nsystem\n)\x81.", FOREIGN + "'posix.system'"),
-        (b"cposix\nsystem\n)R.", FOREIGN + "'posix.system'"),
-        # Attributes of what the file names: its defaults, its code.
-        (b"c_codecs\nencode\n}b.", FOREIGN + "'attributes of _codecs.encode'"),
-        (b"c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__)s\x86b.", FOREIGN + "'attributes of _codecs.encode'"),
-        (b"cnumpy\ndtype\n}b.", FOREIGN + "'attributes of numpy.dtype'"),
-        (b"cnumpy\ndtype\n)\x81}b.", "not a pickle of arrays"),
-        (b"]K\x01b.", "not a pickle of arrays"),
-        (b"\x97.", "not a pickle of arrays"),
-        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "not a pickle of arrays"),
-        # Lengths far beyond the end of the file.
-        (b"\x8e" + (2**60).to_bytes(8, "little") + b"a.", "not a pickle of arrays"),
-        (b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.", "not a pickle of arrays"),
-        (b"X" + (2**32 - 1).to_bytes(4, "little") + b"a.", "not a pickle of arrays"),
-        # The unpickler makes a memo of this length.
-        (b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", "not a pickle of arrays"),
-        (b"K\x01p2147483647\n.", "not a pickle of arrays"),
-    ],
+    [*((c, "not a pickle of arrays") for c in DAMAGED), *((c, FOREIGN + named) for c, named in HOSTILE)],
 )
 def test_damaged_and_hostile_opcodes(content, message):
     with pytest.raises(ModelFileError, match=message):

@@ -181,18 +181,3 @@ def test_indices_and_sparse_matrices():
     wanted = torch.relu(LAYER(torch.from_numpy(Z)))[:, INDEX].detach()
     index.zero_()
     np.testing.assert_allclose(net(Z), wanted, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "first", [lambda z: (z - torch.ones(4)) / 2, nn.LayerNorm(4), nn.PReLU(4), nn.BatchNorm1d(4), nn.Identity()]
-)
-def test_the_latent_shape_is_what_the_first_function_takes(first):
-    class Standardised(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.layer = first, nn.Linear(4, 6)
-
-        def forward(self, z):
-            return torch.relu(self.layer(self.first(z)))
-
-    assert from_torch(made(Standardised)).latent_shape == (4,)

@@ -40,11 +40,18 @@ def test_derivative_is_that_of_pytorch(kind, u):
     np.testing.assert_allclose(derivative, tensor.grad, rtol=1e-12, atol=1e-8)
 
 
+def values_of(activation, u):
+    """phi and phi' of pre-activations (..., n), by PyTorch."""
+    u = torch.from_numpy(np.asarray(u, dtype=np.float64))
+    x = activation.forward(u)
+    return x.numpy(), activation.derivative(u, x).numpy()
+
+
 @pytest.mark.parametrize("kind", ["tanh", "exp", "gelu", "softplus", "elu", "hardsigmoid"])
 def test_where_the_slope_is_1_a_value_passes_through_unchanged(kind):
     activation = Activation(kind, [0.0, 1.0])
     u = np.array([[0.3, 1e4], [-2.0, -1e4]])
-    x, slopes = (each.numpy() for each in _of(activation, u))
+    x, slopes = values_of(activation, u)
     np.testing.assert_array_equal(x[:, 1], u[:, 1])
     np.testing.assert_array_equal(activation.value(u)[:, 1], u[:, 1])
     np.testing.assert_array_equal(slopes[:, 1], 1)
@@ -55,34 +62,21 @@ def test_where_the_slope_is_1_a_value_passes_through_unchanged(kind):
     assert (low[1], high[1]) == (-np.inf, np.inf)
 
 
-def _of(activation, u):
-    u = torch.from_numpy(u)
-    x = activation.forward(u)
-    return x, activation.derivative(u, x)
+NAMED = [
+    (Activation("gelu"), torch.nn.GELU()), (Activation("gelu_tanh"), torch.nn.GELU("tanh")),
+    (Activation("mish"), torch.nn.Mish()), (Activation("silu"), torch.nn.SiLU()),
+    (Activation("hardsigmoid"), torch.nn.Hardsigmoid()), (Activation("hardswish"), torch.nn.Hardswish()),
+    (Activation("hardtanh"), torch.nn.Hardtanh()), (Activation("hardtanh", steepness=0.5), torch.nn.Hardtanh(-2, 2)),
+    (Activation("softplus"), torch.nn.Softplus()), (Activation("softplus", steepness=3.0), torch.nn.Softplus(beta=3.0)),
+    (Activation("elu"), torch.nn.ELU()), (Activation("elu", steepness=0.4), torch.nn.CELU(2.5)),
+    (Activation("selu"), torch.nn.SELU()), (Activation("sin"), torch.sin), (Activation("sine"), torch.sin),
+]  # fmt: skip
 
 
-NAMED = {
-    "gelu": torch.nn.GELU(), "gelu_tanh": torch.nn.GELU("tanh"), "mish": torch.nn.Mish(), "silu": torch.nn.SiLU(),
-    "hardsigmoid": torch.nn.Hardsigmoid(), "hardswish": torch.nn.Hardswish(), "hardtanh": torch.nn.Hardtanh(),
-    "softplus": torch.nn.Softplus(), "elu": torch.nn.ELU(), "selu": torch.nn.SELU(), "sin": torch.sin,
-    "sine": torch.sin,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_the_names_are_those_of_pytorch(name):
+@pytest.mark.parametrize(("activation", "function"), NAMED)
+def test_names_and_steepnesses_are_those_of_pytorch(activation, function):
     u = torch.linspace(-9, 9, 200, dtype=torch.float64)
-    np.testing.assert_allclose(Activation(name).value(u.numpy()), NAMED[name](u), rtol=1e-9, atol=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("name", "steepness", "module"),
-    [("softplus", 3.0, torch.nn.Softplus(beta=3.0)), ("elu", 0.4, torch.nn.CELU(2.5)),
-     ("hardtanh", 0.5, torch.nn.Hardtanh(-2, 2))],
-)  # fmt: skip
-def test_the_steepness_is_a_parameter_of_pytorch(name, steepness, module):
-    u = torch.linspace(-9, 9, 200, dtype=torch.float64)
-    np.testing.assert_allclose(Activation(name, steepness=steepness).forward(u), module(u), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(activation.forward(u), function(u), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +101,6 @@ def test_derivative_at_the_kink_is_the_lower_slope(kind, slope):
 
 kinked = pytest.mark.parametrize("kind", ["relu", "leaky_relu", "prelu", "prelu_negative"])
 widths = st.floats(0.01, 5)
-
-
-def values_of(activation, u):
-    """phi and phi' of pre-activations (4,), by PyTorch."""
-    u = torch.from_numpy(np.asarray(u, dtype=np.float64)[None])
-    x = activation.forward(u)
-    return x[0].numpy(), activation.derivative(u, x)[0].numpy()
 
 
 @kinked
@@ -205,32 +192,23 @@ def test_values_stay_in_the_range(kind, u):
     assert (value <= high).all()
 
 
-@pytest.mark.parametrize(
-    ("kind", "smooth", "linear", "convex", "invertible", "monotone"),
-    [
-        ("relu", False, False, True, False, True),
-        ("leaky_relu", False, False, True, True, True),
-        ("prelu", False, False, False, False, True),
-        ("prelu_negative", False, False, False, False, False),
-        ("identity", False, True, True, True, True),
-        ("sigmoid", True, False, False, True, True),
-        ("tanh", True, False, False, True, True),
-        ("exp", True, False, False, True, True),
-        ("hardtanh", True, False, False, False, True),
-        ("hardsigmoid_passing", True, False, False, False, True),
-        ("softplus", True, False, False, True, True),
-        ("elu_passing", True, False, False, True, True),
-        ("tanh_mixed", True, False, False, False, False),
-        ("gelu", True, False, False, False, False),
-        ("sin", True, False, False, False, False),
-        ("swish", True, False, False, False, False),
-        ("swish_learned", True, False, False, False, False),
-    ],
-)
-def test_properties(kind, smooth, linear, convex, invertible, monotone):
-    a = ACTIVATIONS[kind]
-    assert (a.smooth, a.linear, a.convex) == (smooth, linear, convex)
-    assert (a.invertible, a.monotone) == (invertible, monotone)
+# What activations are, and which ones.
+PROPERTIES = {
+    "convex monotone": ["relu"],
+    "convex invertible monotone": ["leaky_relu"],
+    "monotone": ["prelu"],
+    "": ["prelu_negative"],
+    "linear convex invertible monotone": ["identity"],
+    "smooth invertible monotone": ["sigmoid", "tanh", "exp", "softplus", "elu_passing"],
+    "smooth monotone": ["hardtanh", "hardsigmoid_passing"],
+    "smooth": ["tanh_mixed", "gelu", "sin", "swish", "swish_learned"],
+}
+
+
+@pytest.mark.parametrize(("kind", "words"), [(kind, words) for words, kinds in PROPERTIES.items() for kind in kinds])
+def test_properties(kind, words):
+    names = ("smooth", "linear", "convex", "invertible", "monotone")
+    assert [name for name in names if getattr(ACTIVATIONS[kind], name)] == words.split()
 
 
 @each
@@ -273,19 +251,24 @@ def test_parse_refuses(text, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "slope", "message"),
+    ("name", "slope", "steepness", "message"),
     [
-        ("prelu", [0.1, np.inf], "pass finite numbers"),
-        ("prelu", [], "pass finite numbers"),
-        ("prelu", "steep", "slope='steep'.* are not numbers"),
-        ("leaky_relu", [0.1, 0.2], r"one in \(0, 1\)"),
-        ("identity", 0.5, "'identity' 1,"),
-        (None, None, "unknown activation None"),
+        ("prelu", [0.1, np.inf], None, "pass finite numbers"),
+        ("prelu", [], None, "pass finite numbers"),
+        ("prelu", "steep", None, "slope='steep'.* are not numbers"),
+        ("leaky_relu", [0.1, 0.2], None, r"one in \(0, 1\)"),
+        ("identity", 0.5, None, "'identity' 1,"),
+        (None, None, None, "unknown activation None"),
+        ("swish", [0.1, np.nan], None, "pass finite numbers"),
+        ("swish", 0.1, [np.inf], r"steepness=\[inf\].*pass finite"),
+        ("relu", None, 2.0, "steepness=2.0 takes no steepness"),
+        ("softplus", None, [1, 0], r"steepness=\[1, 0\]: pass a steepness other than 0"),
+        ("swish", None, "steep", "'swish' .*steepness='steep'.* are not numbers"),
     ],
 )
-def test_constructor_refuses(name, slope, message):
+def test_constructor_refuses(name, slope, steepness, message):
     with pytest.raises(ModelError, match=message):
-        Activation(name, slope)
+        Activation(name, slope, steepness=steepness)
 
 
 @each
@@ -318,21 +301,6 @@ def test_scaling_is_exact(kind, u, exponent):
     )
     np.testing.assert_array_equal(scaled, np.ldexp(x, exponent))
     np.testing.assert_array_equal(scaled_slope, slope)
-
-
-@pytest.mark.parametrize(
-    ("name", "slope", "steepness", "message"),
-    [
-        ("swish", [0.1, np.nan], None, "pass finite numbers"),
-        ("swish", 0.1, [np.inf], r"steepness=\[inf\].*pass finite"),
-        ("relu", None, 2.0, "steepness=2.0 takes no steepness"),
-        ("softplus", None, [1, 0], r"steepness=\[1, 0\]: pass a steepness other than 0"),
-        ("swish", None, "steep", "'swish' .*steepness='steep'.* are not numbers"),
-    ],
-)
-def test_refused_steepness(name, slope, steepness, message):
-    with pytest.raises(ModelError, match=message):
-        Activation(name, slope, steepness=steepness)
 
 
 def test_slopes_are_copied_and_read_only():

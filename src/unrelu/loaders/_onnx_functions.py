@@ -71,24 +71,14 @@ def _padded(x: Tensor, begin: Sizes, end: Sizes, value: float = 0.0, mode: str =
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, kernel_shape: Sizes = (), strides: Sizes | None = None,
     dilations: Sizes | None = None, pads: Sizes | None = None, auto_pad: str = "NOTSET", group: int = 1,
+    output_padding: Sizes | None = None, output_shape: Sizes | None = None, transposed: bool = False,
 ) -> Tensor:  # fmt: skip
-    kernel = weight.shape[2:]
-    stride, dilation, begin, end = _geometry(x, kernel, strides, dilations, pads, auto_pad)
-    zeros = [0] * len(kernel)
-    x, inside = (x, begin) if begin == end else (_padded(x, begin, end), zeros)
-    return torch.convolution(x, weight, bias, stride, inside, dilation, False, zeros, group)
-
-
-def _conv_transpose(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, kernel_shape: Sizes = (), strides: Sizes | None = None,
-    dilations: Sizes | None = None, pads: Sizes | None = None, auto_pad: str = "NOTSET", group: int = 1,
-    output_padding: Sizes | None = None, output_shape: Sizes | None = None,
-) -> Tensor:  # fmt: skip
+    """Convolve. Pads that differ at both ends are added to the input, or cut off the output if it is transposed."""
     kernel = weight.shape[2:]
     stride, dilation, begin, end = _geometry(x, kernel, strides, dilations, pads, auto_pad)
     zeros = [0] * len(kernel)
     extra = output_padding or zeros
-    if output_shape or auto_pad.startswith("SAME"):
+    if transposed and (output_shape or auto_pad.startswith("SAME")):
         axes = zip(x.shape[2:], kernel, stride, dilation, extra, strict=True)
         full = [s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes]
         wanted = output_shape or [s * n for n, s in zip(x.shape[2:], stride, strict=True)]
@@ -96,9 +86,12 @@ def _conv_transpose(
         if min(cut) < 0:
             raise UnsupportedModelError(f"stretches {full} entries to {wanted}; give pads and output_padding instead")
         begin, end = _halves(cut, auto_pad)
-    inside = begin if begin == end else zeros
-    whole = torch.convolution(x, weight, bias, stride, inside, dilation, True, extra, group)
-    return whole if begin == end else _padded(whole, [-n for n in begin], [-n for n in end])
+    if begin == end:
+        return torch.convolution(x, weight, bias, stride, begin, dilation, transposed, extra, group)
+    if not transposed:
+        return torch.convolution(_padded(x, begin, end), weight, bias, stride, zeros, dilation, False, zeros, group)
+    whole = torch.convolution(x, weight, bias, stride, zeros, dilation, True, extra, group)
+    return _padded(whole, [-n for n in begin], [-n for n in end])
 
 
 def _average_pool(
@@ -346,7 +339,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Sqrt": torch.sqrt, "Sub": torch.sub, "Tanh": torch.tanh, "Xor": torch.logical_xor,
     "PRelu": torch._prelu_kernel,  # noqa: SLF001 -- the one whose slopes may have any shape
     "AveragePool": _average_pool, "BatchNormalization": _batch_norm, "Cast": _cast, "Constant": _constant,
-    "ConstantOfShape": _filled, "Conv": _conv, "ConvTranspose": _conv_transpose, "DepthToSpace": _depth_to_space,
+    "ConstantOfShape": _filled, "Conv": _conv,
+    "ConvTranspose": functools.partial(_conv, transposed=True), "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _dequantize, "Div": _div, "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather,
     "Gemm": _gemm, "GroupNormalization": _group_norm, "InstanceNormalization": _group_norm,
     "LayerNormalization": _layer_norm, "MaxPool": _max_pool, "Pad": _pad, "Reshape": _reshape, "Resize": _resize,

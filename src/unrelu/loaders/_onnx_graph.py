@@ -15,11 +15,11 @@ from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES, cast_later
 from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._recording import at_place
-from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
+from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of, with_names
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
-from unrelu.opaque.torch_callables import Pick, concatenated
+from unrelu.opaque.torch_callables import GeneratorCall, Pick, as_module
 from unrelu.runtime.array_types import Shape
 from unrelu.runtime.file_reading import check_stated_size, opened, read_bytes
 
@@ -70,22 +70,22 @@ def from_onnx(
     shape, batch = _input_shape(code, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs belong to one code
     chosen = _chosen(graph, output)
+    call = GeneratorCall(chosen if isinstance(output, Mapping) else chosen[""])
     with torch.no_grad():
         try:
             constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
-            module = OnnxModule(graph, code.name, constants, chosen)
-            ends = module.ends(torch.zeros(batch or BATCH, *shape, dtype=torch.float64))
+            module = as_module(OnnxModule(graph, code.name, constants, list(chosen.values())), call)
+            module(torch.zeros(batch or BATCH, *shape, dtype=torch.float64))
         except (UnreluError, NotImplementedError) as error:
             raise _located(error) from error
         except Exception as error:
             try:  # some graphs leave the batch size open, but work for one code only
-                ends, batch = module.ends(torch.zeros(1, *shape, dtype=torch.float64)), 1
+                module(torch.zeros(1, *shape, dtype=torch.float64))
             except Exception:
                 raise _located(error) from error
+            batch = 1
     network = network_of(module if batch is None else FixedBatchModule(module, batch), shape)
-    if not isinstance(output, Mapping):
-        return network
-    return network.with_parts({part: tuple(end.shape[1:]) for part, end in ends.items()})
+    return with_names(network, call, None)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ class _Call(NamedTuple):
 
 
 class OnnxModule(nn.Module):
-    """An ONNX graph as a module from codes (B, ...) to its output, or to its concatenated outputs.
+    """An ONNX graph as a module from codes (B, ...) to some of its tensors, by name.
 
     Tensors that do not depend on the code are computed once, when the module is made, in the types of the file.
 
@@ -249,22 +249,20 @@ class OnnxModule(nn.Module):
         graph: the graph.
         code: the name of the input.
         constants: tensors by name.
-        outputs: the names of the selected tensors, keyed by the name of the part of the output.
+        outputs: the names of the selected tensors.
     """
 
-    def __init__(
-        self, graph: onnx.GraphProto, code: str, constants: dict[str, Tensor], outputs: dict[str, str]
-    ) -> None:
+    def __init__(self, graph: onnx.GraphProto, code: str, constants: dict[str, Tensor], outputs: Sequence[str]) -> None:
         super().__init__()
         self.title, self.training = "ONNX graph", False
         self._code, self._outputs, self._calls, self._names = code, outputs, list[_Call](), dict[str, str]()
         values: dict[str, Tensor | None] = {"": None, **constants}
-        wanted, calls, later = set(outputs.values()), list[_Call](), {code}
+        wanted, calls, later = set(outputs), list[_Call](), {code}
         for node in reversed(graph.node):
             if wanted.intersection(node.output):
                 spare = [name for name in node.input if name and name not in wanted]
                 wanted.update(node.input)
-                calls.append(_call(node, spare, bool({*outputs.values()}.intersection(node.output)), constants))
+                calls.append(_call(node, spare, not set(outputs).isdisjoint(node.output), constants))
         for call in reversed(calls):
             if later.isdisjoint(call.inputs):
                 values |= call.results(values)
@@ -272,27 +270,22 @@ class OnnxModule(nn.Module):
             later.update(call.outputs)
             cast = call.function in (FUNCTIONS["Cast"], FUNCTIONS["CastLike"])
             self._calls.append(call._replace(function=cast_later) if cast else call)
-        if missing := [name for name in outputs.values() if name not in later]:
+        if missing := [name for name in outputs if name not in later]:
             raise UnsupportedModelError(f"the output {missing[0]!r} does not depend on the input")
         for name in sorted({name for call in self._calls for name in call.inputs} & values.keys() - {""}):
             value: Any = values[name]
             self._names[name] = f"constant_{len(self._names)}"
             self.register_buffer(self._names[name], value.double() if value.is_floating_point() else value)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Compute the output for codes, (B, ...) -> (B, ...)."""
-        ends = self.ends(z)
-        return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
-
-    def ends(self, z: Tensor) -> dict[str, Tensor]:
-        """Compute the selected outputs for codes, by the names of the parts."""
+    def forward(self, z: Tensor) -> dict[str, Tensor]:
+        """Compute the selected tensors for codes, (B, ...) each."""
         values: dict[str, Any] = {"": None, **{name: getattr(self, held) for name, held in self._names.items()}}
         values[self._code] = z
         for call in self._calls:
             values |= call.results(values)
             for name in call.spare:
                 values.pop(name, None)
-        return {part: values[name] for part, name in self._outputs.items()}
+        return {name: values[name] for name in self._outputs}
 
 
 def _call(node: onnx.NodeProto, spare: Sequence[str], last: bool, constants: Mapping[str, Tensor]) -> _Call:

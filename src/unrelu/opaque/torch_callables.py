@@ -301,7 +301,7 @@ class CalledModule(nn.Module):
         if not isinstance(self.call.output, Mapping):
             return picked(result, self.call.output)
         parts = {name: picked(result, pick) for name, pick in self.call.output.items()}
-        joined = concatenated(parts)
+        joined = _concatenated(parts)
         self.call.parts.update({name: tuple(part.shape[1:]) for name, part in parts.items()})
         return joined
 
@@ -317,7 +317,7 @@ def _rows(value: Any, z: Tensor) -> Any:
     return row.expand(z.shape[0], *row.shape[1:])
 
 
-def concatenated(parts: Mapping[str, Any]) -> Any:
+def _concatenated(parts: Mapping[str, Any]) -> Any:
     """Concatenate parts (B, ...) to one flat output, (B, n).
 
     Raises:
