@@ -126,7 +126,6 @@ GENERATORS = {
     "skip": (made(Skip), (6, 1, 1), "module 'norm' .GroupNorm.|where the model branches"),
 }
 
-
 OPAQUE = {name: from_torch(module, shape) for name, (module, shape, _) in GENERATORS.items()}
 
 

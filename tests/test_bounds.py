@@ -155,10 +155,8 @@ def test_the_callback_hears_codes_of_the_user():
     [
         ((1.0, 0.0), "coordinate 0 has the lower bound 1 and the upper one 0; pass .lower, upper. in this order"),
         ((np.array([0, 0, 0, 0, 3.5]), 3.0), "coordinate 4 has the lower bound 3.5"),
-        (
-            (np.zeros(4), 1.0),
-            r"bounds: lower has shape \(4,\), a code has shape \(5,\); pass a number or an array of that shape",
-        ),
+        ((np.zeros(4), 1.0),
+         r"bounds: lower has shape \(4,\), a code has shape \(5,\); pass a number or an array of that shape"),
         ((0.0, np.nan), "bounds: upper has NaN; use -inf or inf where there is no bound"),
         ((0.0, "high"), "bounds: upper=.high. is text; pass the numbers"),
         ((np.full(5, -1j), 1.0), "bounds: lower has complex entries"),
@@ -170,7 +168,7 @@ def test_the_callback_hears_codes_of_the_user():
         (3.0, r"bounds=3.0 is no pair; pass \(-3, 3\) or \(lower, upper\)"),
         ([(0, 1), (0, 1), (0, 1)], "is no pair"),
     ],
-)
+)  # fmt: skip
 def test_bounds_that_cannot_be_used(bounds, message):
     network = emulator()
     with pytest.raises(InputError, match=message):

@@ -49,9 +49,6 @@ def kept(network, operator=None, bounds=None, shape=(2, N)):
     return {level: network.learned[name] for level, name in names.items() if name in network.learned}
 
 
-# --- what it refuses --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -69,9 +66,6 @@ def kept(network, operator=None, bounds=None, shape=(2, N)):
 def test_what_it_refuses(options, error, message):
     with pytest.raises(error, match=message):
         unrelu.calibrate(rough(), **{"observations": 20} | options)
-
-
-# --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def test_what_it_learned_is_used_afterwards(learned_of):
@@ -160,9 +154,6 @@ def test_counts_and_generators_without_layers_are_calibrated_on_request():
         after = unrelu.invert(network, y, noise=noise)
         assert (after.confidence != before.confidence).mean() > 0.9
         np.testing.assert_allclose(after.fun, before.fun, rtol=0.02)
-
-
-# --- what it finds ----------------------------------------------------------------------------------------------------
 
 
 def test_few_observations_make_nothing_sure():

@@ -257,30 +257,18 @@ def test_a_callable_is_a_method():
 @pytest.mark.parametrize(
     ("method", "options", "error", "message"),
     [
-        (
-            lambda problem: problem.y,
-            {},
-            OptionError,
-            r"returned a ndarray; end it with Inversion.of\(problem, z, ...\)",
-        ),
-        (
-            lambda problem: unrelu.invert(problem.network, problem.y, "lm"),
-            {},
-            OptionError,
-            r"returned the result of another problem; end it with Inversion.of\(problem, z, ...\)",
-        ),
-        (
-            lambda problem: Inversion.of(problem, [1.0], method="m"),
-            {},
-            InputError,
-            r"z has shape \(1,\); a method returns",
-        ),
+        (lambda problem: problem.y, {}, OptionError,
+         r"returned a ndarray; end it with Inversion.of\(problem, z, ...\)"),
+        (lambda problem: unrelu.invert(problem.network, problem.y, "lm"), {}, OptionError,
+         r"returned the result of another problem; end it with Inversion.of\(problem, z, ...\)"),
+        (lambda problem: Inversion.of(problem, [1.0], method="m"), {}, InputError,
+         r"z has shape \(1,\); a method returns"),
         (zeros, {"alpha": 2}, OptionError, "options alpha were given with a callable method"),
         ("linfty", {}, OptionError, "method 'linfty' is unknown; use one of auto, exact, linf, .* or a callable"),
         (None, {}, OptionError, "method None is unknown"),
         (["lm"], {}, OptionError, r"method \['lm'\] is unknown"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_a_method_is_refused(method, options, error, message):
     with pytest.raises(error, match=message):
         unrelu.invert(NETWORKS["relu"], np.ones(20), method, **options)

@@ -21,9 +21,6 @@ NET = unrelu.from_torch(MODULE)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-# --- what is refused, and what is kept --------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     "call",
@@ -90,9 +87,6 @@ def test_the_command_line_refuses_a_device_that_is_not_there(command, monkeypatc
     message, option = capsys.readouterr().err.splitlines()
     assert message.startswith("error: device='cuda' cannot be used")
     assert option == "On the command line: --device"
-
-
-# --- where there is a GPU ---------------------------------------------------------------------------------------------
 
 
 @on_gpu

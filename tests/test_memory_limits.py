@@ -53,9 +53,6 @@ def memory_of(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
         monkeypatch.setattr(user, "total_memory", lambda device: size)
 
 
-# --- what a machine has -----------------------------------------------------------------------------------------------
-
-
 def test_the_memory_of_this_machine(monkeypatch, tmp_path):
     devices.total_memory.cache_clear()
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -69,9 +66,6 @@ def test_the_memory_of_this_machine(monkeypatch, tmp_path):
     devices.total_memory.cache_clear()
     assert devices.total_memory(HOST) > 2**60
     devices.total_memory.cache_clear()
-
-
-# --- a gradient -------------------------------------------------------------------------------------------------------
 
 
 def test_the_memory_of_a_gradient_is_what_pytorch_keeps(module):
@@ -96,9 +90,6 @@ def test_a_gradient_that_does_not_fit_is_refused_and_one_that_fits_is_not(module
     ):
         unrelu.from_torch(module, (4, 8, 8))
     assert unrelu.from_torch(module, (4, 4, 4)).latent_dim == 64
-
-
-# --- a Jacobian -------------------------------------------------------------------------------------------------------
 
 
 def test_without_room_for_a_jacobian_a_noisy_observation_is_inverted_and_its_uniqueness_unknown(network, monkeypatch):

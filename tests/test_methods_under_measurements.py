@@ -113,19 +113,13 @@ def test_hidden_entries_count_neither_in_the_noise_level_nor_in_the_residual():
         (np.zeros(N), MATRIX, r"y has shape \(120,\), operator= gives \(80,\); pass what it measures, A @ y"),
         (np.zeros(40), MASK, r"y has shape \(40,\), the network ends in \(120,\).* pass operator="),
         (np.zeros((2, N)), np.ones((3, N), dtype=bool), "operator= has 3 masks for 2 observations"),
-        (
-            np.full(N, np.nan),
-            MASK,
-            "y has NaN or infinite entries in 1 of 1 observations.*hide them by operator=unrelu\\.Mask",
-        ),
+        (np.full(N, np.nan), MASK,
+         "y has NaN or infinite entries in 1 of 1 observations.*hide them by operator=unrelu\\.Mask"),
     ],
-)
+)  # fmt: skip
 def test_observations_that_do_not_fit_the_operator_are_refused(y, operator, message):
     with pytest.raises(InputError, match=message):
         unrelu.invert(NETWORK, y, operator=operator)
-
-
-# --- prior ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [m for m, entry in METHODS.items() if not entry.layerwise])

@@ -24,9 +24,6 @@ def codes(net: Generator, count: int = 3, seed: int = 0) -> np.ndarray:
     return net.shaped(opaque_modules.codes(net, count, seed))
 
 
-# --- inverting --------------------------------------------------------------------------------------------------------
-
-
 @each
 def test_auto_finds_the_code(name):
     net = OPAQUE[name]
@@ -87,9 +84,6 @@ def test_codes_that_are_not_unique():
     r = invert(net, net(codes(net)[0]))
     assert (r.status.name, r.freedom) == ("NOT_UNIQUE", 2)
     assert inspect(net, 20).identifiable == 0
-
-
-# --- what needs layers ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.layerwise])

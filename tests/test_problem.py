@@ -25,9 +25,6 @@ def observations(network: Network = NET, batch: int = 4, seed: int = 0) -> tuple
     return z, network(z)
 
 
-# --- observations -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(1, 6, 6), (36,)])
 def test_one_observation_is_taken_flat_or_shaped(shape):
     _, y = observations(IMAGE)
@@ -99,9 +96,6 @@ def test_the_callers_arrays_are_neither_changed_nor_shared():
         problem.y[0, 0] = 1
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "kind", "level", "norm"),
     [
@@ -119,10 +113,8 @@ def test_stated_noise_chooses_the_norm(text, kind, level, norm):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "cauchy:1",
-            "noise='cauchy:1': use one of 'uniform:LEVEL', 'gaussian:LEVEL', 'rounding:LEVEL', 'outliers:LEVEL'",
-        ),
+        ("cauchy:1",
+         "noise='cauchy:1': use one of 'uniform:LEVEL', 'gaussian:LEVEL', 'rounding:LEVEL', 'outliers:LEVEL'"),
         ("poisson:1", "poisson has no level; write 'poisson'"),
         ("negative-binomial", "the level '' is not a number; write e.g. 'negative-binomial:0.1'"),
         ("negative-binomial:0", "must be finite and above 0, got 0"),
@@ -137,7 +129,7 @@ def test_stated_noise_chooses_the_norm(text, kind, level, norm):
         ("uniform:-0.1", "must be finite and at least 0, got -0.1"),
         ("outliers:1", "share of outliers must be below 1, got 1"),
     ],
-)
+)  # fmt: skip
 def test_noise_that_makes_no_sense_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         parse_noise(text)
@@ -154,11 +146,8 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
         ({"z0": "zero"}, InputError, "z0='zero' is text; pass the numbers"),
         ({"z0": np.zeros(3) * 1j}, InputError, "z0 has complex entries"),
         ({"seed": -1}, OptionError, "seed=-1 must be a whole number from 0 to"),
-        (
-            {"seed": 2**64},
-            OptionError,
-            "seed=18446744073709551616 must be a whole number from 0 to 9223372036854775807",
-        ),
+        ({"seed": 2**64}, OptionError,
+         "seed=18446744073709551616 must be a whole number from 0 to 9223372036854775807"),
         ({"seed": 1.0}, OptionError, "seed=1.0 must be a whole number from 0 to"),
         ({"seed": True}, OptionError, "seed=True must be a whole number from 0 to"),
         ({"seed": None}, OptionError, "seed=None must be a whole number from 0 to"),
@@ -169,13 +158,10 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
         ({"time_limit": True}, OptionError, "time_limit=True must be a number"),
         ({"callback": "print"}, OptionError, "callback='print' is not callable"),
     ],
-)
+)  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         Problem.build(NET, np.zeros((4, 20)), **options)
-
-
-# --- starts -----------------------------------------------------------------------------------------------------------
 
 
 def test_starts_come_from_z0_or_from_the_seed():
@@ -188,9 +174,6 @@ def test_starts_come_from_z0_or_from_the_seed():
     problem = Problem.build(NET, y, z0=start)
     problem.start()[:] = 0
     np.testing.assert_array_equal(problem.start(), start)
-
-
-# --- misfits ----------------------------------------------------------------------------------------------------------
 
 
 @given(seed=st.integers(0, 2**32 - 1))

@@ -47,9 +47,6 @@ def test_nor_with_measurements_and_noise(method, where):
     assert not found or not kept(found)
 
 
-# --- equilibration ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("power", FAR)
 def test_equilibration_rounds_nothing(power):
     network = scaled(scaled(SMALL, LAST, 10.0**power), 0, 1e40, back=True)
@@ -124,9 +121,6 @@ def test_measurements_may_have_any_unit(kind, power):
     np.testing.assert_allclose(found.z, Z, rtol=1e-8)
 
 
-# --- numbers come back in the units of the user -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("power", FAR)
 def test_every_number_is_in_the_units_of_the_user(power):
     unit, noisy = 10.0**power, Y + 0.1 * np.random.default_rng(2).uniform(-1, 1, Y.shape)
@@ -139,9 +133,6 @@ def test_every_number_is_in_the_units_of_the_user(power):
     np.testing.assert_allclose(there.fun / unit / unit, here.fun, rtol=1e-6)
     for norm in ("l2", "l1", "linf"):
         np.testing.assert_allclose(there.residual(norm) / unit, here.residual(norm), rtol=1e-6)
-
-
-# --- certificates -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=[-150, 150])
@@ -167,9 +158,6 @@ def test_a_certificate_in_other_units_is_refused(certified):
     for exponents in ((), (1, *found.exponents[1:]), found.exponents[:-1], (0, 5000), (0, -5000)):
         forged = replace(found, exponents=exponents)
         assert forged.flaw(network, y) is not None
-
-
-# --- what overflows, and what breaks down -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["auto", "linf", "gradient_descent"])
@@ -224,9 +212,6 @@ def test_no_number_that_is_none_is_a_success():
         found = unrelu.invert(SMALL, Y + 0.1, sure, noise=noise)
         assert not found.success.any()
         assert not found.identifiable[:2].any()
-
-
-# --- one layer --------------------------------------------------------------------------------------------------------
 
 
 def test_outputs_beyond_double_precision_are_told():

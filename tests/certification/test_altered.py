@@ -73,9 +73,6 @@ def test_what_was_saved_verifies(saved):
     assert loaded.message == closed().message
 
 
-# --- by the mathematics -----------------------------------------------------------------------------------------------
-
-
 def flawed(found, **changes):
     return replace(found, **changes).flaw(NET, Y)
 
@@ -204,9 +201,6 @@ def test_a_radius_that_was_not_proved():
     assert found.verify(net, y)
     for radius in (math.inf, 1e5, math.nan):
         assert "about codes up to" in replace(found, radius=radius).flaw(net, y)
-
-
-# --- another network, observation or operator -------------------------------------------------------------------------
 
 
 def test_another_network_or_observation_does_not_verify():

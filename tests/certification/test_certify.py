@@ -108,9 +108,6 @@ def test_measurements_agree_with_the_reference(kind, norm):
     assert found.upper <= upper * (1 + 1e-6)
 
 
-# --- limits -----------------------------------------------------------------------------------------------------------
-
-
 def leaky():
     """An observation of a network whose proof takes far more than a second."""
     net = zoo.load("mnist-leaky")
@@ -173,9 +170,6 @@ def test_a_callback_stops_and_sees_the_nodes():
     assert found.status is ProofStatus.STOPPED
     assert found.verify(net, y)
     assert found.lower <= best.upper
-
-
-# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,6 @@ def test_no_code_of_a_grid_or_a_descent_is_better(seed, norm):
     assert found.upper <= best * (1 + 1e-4)
 
 
-# --- what bounds add --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_a_bound_that_is_active_closes_the_gap_at_the_root(norm):
     """G(z) = 2 z1 + z2 and y = 10: the best code in the box is its corner, which only the bounds' multipliers show."""
@@ -157,9 +154,6 @@ def test_entries_of_infinite_size_are_hidden_by_a_mask_or_have_to_be_left_out():
     rows = matrix[level[::-1] < np.inf]
     found = unrelu.certify(net, rows @ y, operator=rows, noise="uniform:0.1", bounds=(-1, 1))
     assert found.verify(net, rows @ y, rows)
-
-
-# --- rounding ---------------------------------------------------------------------------------------------------------
 
 
 def boxed_case(seed, norm):

@@ -144,9 +144,6 @@ def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
                 assert exact(chain, code).within(regions.sharp)
 
 
-# --- numbers that would spoil comparisons -----------------------------------------------------------------------------
-
-
 def tiny_chain(norm="linf"):
     weights = (np.array([[1.0], [1.0]]), np.array([[1.0, 1.0]]))
     return CertifiedChain(weights, (np.zeros(2), np.zeros(1)), (np.zeros(2), np.zeros(1)), np.array([1.0]), norm)

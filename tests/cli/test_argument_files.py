@@ -29,9 +29,6 @@ def result():
     return Inversion.of(problem, z, method="mine", status=Status.TIME_LIMIT, nit=7, seconds=[0.5, 0.25, np.inf])
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("arrays", [{"anything": Y}, {"y": Y}, {"y": Y, "labels": np.arange(2)}])
 def test_npz_with_one_array_or_one_called_y(tmp_path, arrays):
     np.savez(tmp_path / "y.npz", **arrays)
@@ -86,9 +83,6 @@ def test_sizes_of_pictures():
     for text in ("28", "0,28", "28,28,3", "a,b"):
         with pytest.raises(InputError, match=r"is not HEIGHT,WIDTH; pass two whole numbers such as 28,28"):
             size_of(text)
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_existing_folder_is_kept_unless_asked(tmp_path):

@@ -164,9 +164,6 @@ def test_ctrl_c_writes_what_was_found(files):
     np.testing.assert_allclose(np.load("out/codes.npy"), start, atol=1e-3)
 
 
-# --- measurements and priors ------------------------------------------------------------------------------------------
-
-
 def test_masks_and_matrices_come_from_files(run):
     rng = np.random.default_rng(1)
     y, mask, matrix = np.load("y.npy"), np.arange(20) < 16, rng.standard_normal((15, 20))
@@ -214,9 +211,6 @@ def test_noise_comes_from_a_file(run):
     assert lines()[0]["objective"] == pytest.approx(residual @ np.linalg.solve(covariance, residual))
     np.savez("both.npz", covariance=covariance, std=np.ones(20))
     assert "one of them" in run("invert", "net.npz", "y.npy", "-o", "other", "--noise", "both.npz")[2]
-
-
-# --- models -----------------------------------------------------------------------------------------------------------
 
 
 def test_inspect_describes_layers_and_says_what_to_expect(run):

@@ -31,9 +31,6 @@ def test_the_names_are_those_of_the_registries():
     assert set(options.NOISE) == {name for name, model in MODELS.items() if model.built_in()}
 
 
-# --- help -------------------------------------------------------------------------------------------------------------
-
-
 def test_the_first_two_panels_are_what_a_first_user_needs(run):
     code, shown, _ = run("--help")
     assert code == 0
@@ -63,9 +60,6 @@ def test_an_option_means_the_same_in_every_command():
             said.setdefault(p.name, set()).add(p.help)
     differing = {name for name, texts in said.items() if len(texts) > 1}
     assert differing == {"time_limit", "output", "data", "model", "seed"}
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,9 +95,6 @@ def test_errors_of_the_library_are_printed_as_they_are_and_name_the_option(run, 
     assert arguments[0] in option
     assert option.startswith("On the command line: --")
     assert not Path("out").exists()
-
-
-# --- completion -------------------------------------------------------------------------------------------------------
 
 
 def test_every_file_that_is_read_is_completed(tmp_path):

@@ -19,8 +19,6 @@ from unrelu.cli import _app
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
 LM = ("--method", "lm")
 
-# --- exit status ------------------------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     "arguments",
@@ -113,9 +111,6 @@ except SystemExit as end:
     assert Path("out/mine.txt").read_text() == "precious"
 
 
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
 def closed_pipe() -> int:
     """An end that nobody reads from."""
     read, write = os.pipe()
@@ -161,8 +156,6 @@ def test_names_of_any_characters(run, name):
     code, out, _ = run("status", f"{name} run")
     assert (code, "\x1b" in out) == (0, False)
 
-
-# --- interrupts -------------------------------------------------------------------------------------------------------
 
 # The command, interrupted when it imports some module for the first time: as an error there, or in a finalizer.
 INTERRUPTED = """

@@ -70,9 +70,6 @@ def test_a_decoder_is_loaded_in_a_line_and_inverted(tmp_path, kind, name, line, 
     assert not half or {str(status) for status in r.status} == {"NOISE_LEVEL"}
 
 
-# --- classes and styles -----------------------------------------------------------------------------------------------
-
-
 def test_the_class_of_an_output_is_the_one_that_explains_it_best():
     generator = Labelled().eval()
     nets = [unrelu.from_torch(generator, 4, inputs={"label": c}) for c in (2, 3, 4)]

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.opaque_modules import Residual
+
 
 def seq(*modules):
     return nn.Sequential(*modules)
+
+
+class Composed(nn.Module):
+    """Modules and parameters by name, and a function that makes outputs of them and the code."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, z):
+        return self.function(self, z)
 
 
 class Functional(nn.Module):
@@ -38,22 +54,13 @@ class Functional(nn.Module):
         return -F.avg_pool2d(h.squeeze(2).unflatten(2, (1, -1)), (1, 2)).flatten(start_dim=1).tanh() / 3
 
 
-class Arithmetic(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(4, 6))
-        self.left = nn.Parameter(torch.randn(5, 2))
-        self.c = nn.Parameter(torch.randn(6))
-
-    def forward(self, z, scale=2.0, unused=None):
-        if unused is not None:
-            z = z + unused
-        h = torch.relu(z @ self.w + self.c)
-        h = torch.add(1.0, h, alpha=scale)
-        h = torch.rsub(h, self.c, alpha=0.5).sub(0.25).mul_(self.c.exp()).div(math.pi)
-        h = torch.matmul(self.left, h.view(-1, 2, 3)).contiguous()
-        h += self.c.sum()
-        return torch.tanh(input=h.to(torch.float64).clone())
+def arithmetic(m, z, scale=2.0):
+    h = torch.relu(z @ m.w + m.c)
+    h = torch.add(1.0, h, alpha=scale)
+    h = torch.rsub(h, m.c, alpha=0.5).sub(0.25).mul_(m.c.exp()).div(math.pi)
+    h = torch.matmul(m.left, h.view(-1, 2, 3)).contiguous()
+    h += m.c.sum()
+    return torch.tanh(input=h.to(torch.float64).clone())
 
 
 class Equalized(nn.Linear):
@@ -75,7 +82,60 @@ def dcgan(width=4):
     return seq(block(6, 2 * width, 4, 1, 0), block(2 * width, width, 4, 2, 1), last)
 
 
-# The shape of a code, and the module.
+class Skips(nn.Module):
+    """Layers that take all values before them."""
+
+    def __init__(self, k=4, width=10, n=24, activation=torch.relu):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(k, width), nn.Linear(width + k, width), nn.Linear(2 * width + k, n)])
+        self.activation = activation
+
+    def forward(self, z):
+        first, second, last = self.layers
+        x = self.activation(first(z))
+        y = self.activation(second(torch.cat([x, z], 1)))
+        return last(torch.cat((y, x, z), dim=-1))
+
+
+def normalised(m, z):
+    """Batch normalisation, dropout, constants, reshapes and differences between branches."""
+    h = m.enter(z) * 2 + 1
+    x, y = (h - 0.5 * m.drop(m.inner(F.gelu(m.norm(h))))).chunk(2, dim=1)
+    return torch.tanh(torch.stack([m.leave(x), m.leave(y - x[:, :6])], dim=2)).reshape(-1, 4, 5)
+
+
+# Graphs that branch: the shape of a code, and the module.
+BRANCHING = {
+    "residual": (4, partial(Residual, 4, 10, 24, plain=True)),
+    "residual GELU": (4, partial(Residual, 4, 10, 24, plain=True, activation=F.gelu)),
+    "skips": (4, Skips),
+    "skips ELU": (4, partial(Skips, activation=F.elu)),
+    # Two networks of different depth and activations, each on a part of the code.
+    "side by side": (5, lambda: Composed(
+        lambda m, z: torch.cat([part(c) for part, c in zip((m.one, m.two), z.split([2, 3], dim=1), strict=True)], 1),
+        one=seq(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 12)),
+        two=seq(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 14), nn.Sigmoid()),
+    )),
+    "normalised": (4, lambda: Composed(
+        normalised, enter=nn.Linear(4, 12), norm=nn.BatchNorm1d(12), inner=nn.Linear(12, 12), drop=nn.Dropout(),
+        leave=nn.Linear(6, 10),
+    )),
+    # A trunk with a head without an activation and one with.
+    "heads": (4, lambda: Composed(
+        lambda m, z: torch.stack([m.mean(h := F.silu(m.trunk(z))), F.softplus(m.scale(h))], 1),
+        trunk=nn.Linear(4, 12), mean=nn.Linear(12, 7), scale=nn.Linear(12, 7),
+    )),
+    # A value is changed in place and taken again later.
+    "in place": (4, lambda: Composed(
+        lambda m, z: m.inner(F.relu(h := m.enter(z), inplace=True)) + h, enter=nn.Linear(4, 12), inner=nn.Linear(12, 12)
+    )),
+    "convolutional": (4, lambda: Composed(
+        lambda m, z: (h := m.enter(z).view(-1, 2, 4, 4)) + m.inner(torch.relu(h)),
+        enter=nn.Linear(4, 32), inner=nn.Conv2d(2, 2, 3, padding=1),
+    )),
+}  # fmt: skip
+
+# The same of all chains.
 CHAINS = {
     "mlp": (3, lambda: seq(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 9, bias=False), nn.ReLU())),
     "mlp with batch norms": (3, lambda: seq(
@@ -120,7 +180,10 @@ CHAINS = {
     )),
     "one layer": (3, lambda: nn.Linear(3, 5)),
     "functional": (5, Functional),
-    "arithmetic": ((4,), Arithmetic),
+    "arithmetic": ((4,), lambda: Composed(arithmetic, **{
+        name: nn.Parameter(torch.randn(shape)) for name, shape in (("w", (4, 6)), ("left", (5, 2)), ("c", 6))
+    })),
     "equalized": (3, lambda: seq(Equalized(3, 4), nn.ReLU(), Named(4, 2))),
     "first layer with a forward of its own": (3, lambda: Equalized(3, 4)),
+    **BRANCHING,
 }  # fmt: skip

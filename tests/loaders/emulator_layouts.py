@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,22 +87,15 @@ def photulator(held: Arrays) -> list[Any]:
     return [*layers_of(held), *standard(held, "parameters", "features"), 3, 5, list("ugriz"), *sizes(5)]
 
 
-def converted(held: Arrays) -> Arrays:
+def converted(held: Arrays, pca: bool = False) -> Arrays:
     """As CosmoPower-JAX's script converts CosmoPower's lists."""
     names = [
         "weights_", "biases_", "alphas_", "betas_", "param_train_mean", "param_train_std", "feature_train_mean",
-        "feature_train_std", "n_parameters", "parameters", "n_modes", "modes", "n_hidden", "n_layers", "architecture",
+        "feature_train_std", *(("training_mean", "training_std", "parameters", "n_parameters", "modes", "n_modes",
+        "n_pcas", "pca_matrix") if pca else ("n_parameters", "parameters", "n_modes", "modes")), "n_hidden",
+        "n_layers", "architecture",
     ]  # fmt: skip
-    return dict(zip(names, cosmopower(held), strict=True))
-
-
-def converted_pca(held: Arrays) -> Arrays:
-    names = [
-        "weights_", "biases_", "alphas_", "betas_", "param_train_mean", "param_train_std", "feature_train_mean",
-        "feature_train_std", "training_mean", "training_std", "parameters", "n_parameters", "modes", "n_modes",
-        "n_pcas", "pca_matrix", "n_hidden", "n_layers", "architecture",
-    ]  # fmt: skip
-    return dict(zip(names, cosmopower_pca(held), strict=True))
+    return dict(zip(names, cosmopower_pca(held) if pca else cosmopower(held), strict=True))
 
 
 def by_layer(held: Arrays, pca: bool = False) -> Arrays:
@@ -116,12 +108,10 @@ def by_layer(held: Arrays, pca: bool = False) -> Arrays:
     return found | ({"pca_transform_matrix": held["pca_matrix"], "n_pcas": 5} if pca else {})
 
 
-def payne(path: Path, seed: int = 0) -> Arrays:
-    """Write a file as The Payne does; return its arrays."""
+def payne(seed: int = 0) -> Arrays:
+    """The arrays of a file of The Payne."""
     rng = np.random.default_rng(seed)
     held: Arrays = {}
     for i, (a, b) in enumerate(pairwise(SIZES)):
         held |= {f"w_array_{i}": rng.normal(size=(b, a)), f"b_array_{i}": rng.normal(size=b)}
-    held |= {"x_min": np.array([4000.0, 0.0, -2.5]), "x_max": np.array([7000.0, 5.0, 0.5])}
-    np.savez(path, **held)
-    return held
+    return held | {"x_min": np.array([4000.0, 0.0, -2.5]), "x_max": np.array([7000.0, 5.0, 0.5])}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from unrelu.loaders import load
 from unrelu.models.network import Network
@@ -37,6 +40,18 @@ def write(
         helper.make_graph(nodes, "test", **arguments), opset_imports=[helper.make_opsetid("", opset)], ir_version=9
     )
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+def export(
+    module: nn.Module, shape: tuple[int, ...], path: Path, dynamo: bool = False, dynamic: bool = True, **options: Any
+) -> Path:
+    """The module as one of PyTorch's exporters writes it, for batches of any size or of one code."""
+    name = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"z": {0: "b"}}}
+    options |= {"input_names": ["z"], "verbose": False} | (name if dynamic else {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both exporters warn about themselves
+        torch.onnx.export(module, (torch.randn(2 if dynamic else 1, *shape),), path, dynamo=dynamo, **options)
     return path
 
 

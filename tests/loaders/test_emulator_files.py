@@ -10,7 +10,7 @@ import pytest
 import unrelu
 from tests.loaders import emulator_layouts as layouts
 from tests.loaders.loader_checks import layers_reproduce
-from unrelu.errors import ModelError, ModelFileError, OptionError
+from unrelu.errors import ModelError, OptionError
 from unrelu.models.network import Network
 
 Z = np.random.default_rng(1).normal(size=(7, 3))
@@ -23,39 +23,36 @@ LAYOUTS = {
     "speculator": (True, layouts.speculator(PCA)),
     "photulator": (False, layouts.photulator(PLAIN)),
     "converted": (False, layouts.converted(PLAIN)),
-    "converted pca": (True, layouts.converted_pca(PCA)),
+    "converted pca": (True, layouts.converted(PCA, True)),
     "by layer": (False, layouts.by_layer(PLAIN)),
     "by layer pca": (True, layouts.by_layer(PCA, True)),
 }
 
+FORMS = {
+    ".pkl": lambda path, contents: path.write_bytes(pickle.dumps(contents, 2)),
+    ".pickle": lambda path, contents: path.write_bytes(pickle.dumps(contents, 5)),
+    ".npz with a pickled dictionary": np.savez,
+    ".npz of arrays": lambda path, contents: np.savez_compressed(path, **contents),
+}
 
-def same(net, pca):
+
+@pytest.mark.parametrize(
+    ("layout", "form"),
+    [
+        *((layout, form) for layout in LAYOUTS for form in (".pkl", ".pickle")),
+        *((layout, ".npz with a pickled dictionary") for layout in LAYOUTS if layout.startswith(("converted", "by"))),
+        *((layout, ".npz of arrays") for layout in LAYOUTS if layout.startswith("by")),
+    ],
+)
+def test_files_of_emulators(tmp_path, layout, form):
+    pca, contents = LAYOUTS[layout]
+    path = tmp_path / f"emulator{form.split()[0]}"
+    FORMS[form](path, contents)
+    net = unrelu.load(path)
     np.testing.assert_allclose(net(Z), layouts.outputs(PCA if pca else PLAIN, Z, pca), rtol=1e-11, atol=1e-11)
     layers_reproduce(net)
-
-
-@pytest.mark.parametrize(("suffix", "protocol"), [(".pkl", 2), (".pickle", 5)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_pickled_emulators(tmp_path, layout, protocol, suffix):
-    pca, contents = LAYOUTS[layout]
-    path = (tmp_path / "emulator").with_suffix(suffix)
-    path.write_bytes(pickle.dumps(contents, protocol))
-    net = unrelu.load(path)
-    same(net, pca)
     without = layout in ("speculator", "photulator")
     assert isinstance(net, Network) if without else net.coordinate_names == tuple(layouts.NAMES)
-
-
-@pytest.mark.parametrize("layout", ["converted", "converted pca", "by layer", "by layer pca"])
-def test_archives_with_a_pickled_dictionary_and_of_arrays(tmp_path, layout):
-    pca, contents = LAYOUTS[layout]
-    np.savez(tmp_path / "pickled.npz", contents)
-    same(unrelu.load(tmp_path / "pickled.npz"), pca)
-    if "weights_" not in contents:
-        np.savez_compressed(tmp_path / "arrays.npz", **contents)
-        net = unrelu.load(tmp_path / "arrays.npz")
-        same(net, pca)
-        assert net.coordinate_names == tuple(layouts.NAMES)
 
 
 def test_only_the_last_entry_of_the_last_bias_may_be_trained(tmp_path):
@@ -102,7 +99,8 @@ def test_an_emulator_is_inverted_in_its_own_units(tmp_path):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "leaky_relu:0.01"])
 def test_the_payne(tmp_path, activation):
-    held = layouts.payne(tmp_path / "payne.npz")
+    held = layouts.payne()
+    np.savez(tmp_path / "payne.npz", **held)
     labels = np.array([[4500.0, 2.0, -1.0], [7000.0, 5.0, 0.5]])
     x = (labels - held["x_min"]) / (held["x_max"] - held["x_min"]) - 0.5
     for i in range(3):
@@ -116,20 +114,24 @@ def test_the_payne(tmp_path, activation):
         unrelu.load(tmp_path / "payne.npz")
 
 
-@pytest.mark.parametrize("missing", ["x_min", "x_max"])
-def test_one_end_of_the_labels_alone_is_refused(tmp_path, missing):
-    held = layouts.payne(tmp_path / "payne.npz")
-    del held[missing]
-    np.savez(tmp_path / "payne.npz", **held)
-    with pytest.raises(ModelFileError, match=r"not a network of The Payne, with x_min and x_max"):
-        unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
+ENDS = {"x_min": np.zeros(3), "x_max": np.ones(3)}
+# A network for each pixel.
+PIXELS = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
+PIXELS |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}
 
 
-def test_a_network_for_each_pixel_is_refused(tmp_path):
-    held = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
-    held |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}
-    np.savez(tmp_path / "payne.npz", **held, x_min=np.zeros(3), x_max=np.ones(3))
-    with pytest.raises(ModelError, match=r"layer 'W0' holds weight \(9, 10, 3\)"):
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        *(({**layouts.payne(), **ENDS, missing: None}, "not a network of The Payne, with x_min and x_max")
+          for missing in ENDS),
+        (PIXELS | ENDS, r"layer 'W0' holds weight \(9, 10, 3\)"),
+    ],
+    ids=["no x_min", "no x_max", "a network for each pixel"],
+)  # fmt: skip
+def test_refused_networks_of_the_payne(tmp_path, held, message):
+    np.savez(tmp_path / "payne.npz", **{name: array for name, array in held.items() if array is not None})
+    with pytest.raises(ModelError, match=message):
         unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
 
 
@@ -155,10 +157,8 @@ def changed(**entries):
         (changed(features_std=np.zeros(5)), "output_scale: std has 5 entries that are not positive"),
         (changed(parameters=["a"]), "the names of its parameters: names="),
         ({k: v for k, v in changed().items() if k != "alphas_1"}, "3 weights, 3 biases, 1 alphas and 2 betas"),
-        (
-            changed(pca_transform_matrix=np.ones((4, 5)), pca_mean=np.ones(1), pca_std=np.ones(1)),
-            r"output_basis.* does not fit <.*of shape \(5, 4\)",
-        ),
+        (changed(pca_transform_matrix=np.ones((4, 5)), pca_mean=np.ones(1), pca_std=np.ones(1)),
+         r"output_basis.* does not fit <.*of shape \(5, 4\)"),
         ([*layouts.cosmopower(PLAIN), 0], "a list, no emulator that is known"),
         ({"a": 3}, "the entry 'a' of the file is a int, not an array"),
         ({}, "holds no weights"),

@@ -79,9 +79,6 @@ def test_the_callers_arrays_are_copied():
     np.testing.assert_array_equal(net([1.0, 1.0]), [2, 2])
 
 
-# --- dictionaries -----------------------------------------------------------------------------------------------------
-
-
 def _dense(k, n, seed):
     random = np.random.default_rng(seed)
     return {"kernel": random.standard_normal((k, n)), "bias": random.standard_normal(n)}
@@ -95,7 +92,6 @@ def _relu_chain(layers, x):
 
 LAYERS = [_dense(3 + (seed > 8), 3 + (seed > 7), seed) for seed in range(12)]
 SORTED_AS_TEXT = {f"Dense_{i}": LAYERS[i] for i in sorted(range(12), key=str)}
-
 
 TREES = {
     "Flax": SORTED_AS_TEXT,
@@ -155,11 +151,8 @@ def test_layers_of_a_dictionary_are_picked():
         np.testing.assert_allclose(net(z), _relu_chain(list(decoder.values()), z), rtol=1e-10)
 
 
-# --- scikit-learn -----------------------------------------------------------------------------------------------------
-
 X = np.random.default_rng(0).standard_normal((60, 3)) * [0.1, 1.0, 10.0] + 5
 Y = np.tanh(X @ np.random.default_rng(1).standard_normal((3, 9)) / 5) * 100
-
 
 PERCEPTRON = MLPRegressor(max_iter=20)
 OUTPUTS = make_pipeline(StandardScaler(), PCA(4, whiten=True))
@@ -184,8 +177,6 @@ def test_multilayer_perceptrons_of_scikit_learn(model):
     with pytest.raises(ModelError, match=r"does not go with MLPRegressor.*, which has its own"):
         from_arrays(model, activation="relu")
 
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
 
 W, B = np.ones((4, 3)), np.ones(4)
 MATRICES = [

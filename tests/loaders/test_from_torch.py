@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tests.loaders.chains import CHAINS, dcgan, seq
+from tests.loaders.chains import CHAINS, Composed, dcgan, seq
 from tests.loaders.loader_checks import check_same_as_module, evaluation, layers_reproduce
 from unrelu.loaders import from_torch
 from unrelu.models.affine import Conv, Dense
@@ -40,30 +40,16 @@ def test_batch_norms_are_folded():
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Dense], [Dense]]
 
 
-# --- the latent shape, and the module itself ------------------------------------------------------------------------
-
-
-class Code(nn.Module):
-    """What a function makes of the code and a layer."""
-
-    def __init__(self, function, layer):
-        super().__init__()
-        self.function, self.layer = function, layer
-
-    def forward(self, z):
-        return self.function(self.layer, z)
-
-
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
         (seq(nn.Linear(3, 4)), (3,)),
         (seq(nn.BatchNorm1d(3), nn.Linear(3, 4)), (3,)),
         (seq(nn.Unflatten(1, (6, 1, 1)), nn.Flatten(), nn.Linear(6, 4)), (6,)),
-        (Code(lambda m, z: m(torch.flatten(torch.tanh(z), 1)), nn.Linear(6, 4)), (6,)),
-        (Code(lambda m, z: m(z.view(z.size(0), -1)), nn.Linear(6, 4)), (6,)),
-        (Code(lambda m, z: m(z) + m(z).square(), nn.Linear(6, 4)), (6,)),
-        (Code(lambda m, z: m((z - torch.ones(4)) / 2), nn.Linear(4, 6)), (4,)),
+        (Composed(lambda m, z: m.fc(torch.flatten(torch.tanh(z), 1)), fc=nn.Linear(6, 4)), (6,)),
+        (Composed(lambda m, z: m.fc(z.view(z.size(0), -1)), fc=nn.Linear(6, 4)), (6,)),
+        (Composed(lambda m, z: m.fc(z) + m.fc(z).square(), fc=nn.Linear(6, 4)), (6,)),
+        (Composed(lambda m, z: m.fc((z - torch.ones(4)) / 2), fc=nn.Linear(4, 6)), (4,)),
         (seq(nn.LayerNorm(4), nn.Linear(4, 6)), (4,)),
         (seq(nn.PReLU(4), nn.Linear(4, 6)), (4,)),
     ],

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.loaders.chains import seq
+from tests.loaders.chains import Composed, seq
 from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
 from unrelu.models.network import Network
@@ -19,47 +19,31 @@ from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import frozen
 
 
-class Model(nn.Module):
+def model(function, **modules):
     """Two linear layers, combined by a function."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.table = nn.Parameter(torch.ones(4))
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, z):
-        return self.function(self, z)
-
-
-def of(function, **modules):
-    return Model(function, **modules).eval()
-
-
-# --- no chain, but a generator ----------------------------------------------------------------------------------------
+    layers = {"fc1": nn.Linear(4, 4), "fc2": nn.Linear(4, 4), "table": nn.Parameter(torch.ones(4))}
+    return Composed(function, **layers, **modules).eval()
 
 
 KEPT = [
-    (of(lambda m, z: m.fc1(z) * m.fc2(z)), r"'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* of the code"),
-    (of(lambda m, z: m.fc1(z) / z), r"'div' has branches, by div\(\); only chains of layers can be inverted"),
-    (of(lambda m, z: torch.maximum(m.fc1(z), z)), "operation 'maximum' has branches"),
-    (of(lambda m, z: z * z), "operation 'mul' has branches"),
-    (of(lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z)), "both take the output of the code"),
-    (of(lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1]),
+    (model(lambda m, z: m.fc1(z) * m.fc2(z)), r"'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* of the code"),
+    (model(lambda m, z: m.fc1(z) / z), r"'div' has branches, by div\(\); only chains of layers can be inverted"),
+    (model(lambda m, z: torch.maximum(m.fc1(z), z)), "operation 'maximum' has branches"),
+    (model(lambda m, z: z * z), "operation 'mul' has branches"),
+    (model(lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z)), "both take the output of the code"),
+    (model(lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1]),
      "a value that its input does not affect|changed in place"),
-    (of(lambda m, z: F.softsign(z)), r"calls abs\(\), which is not an affine map or a known activation$"),
-    (of(lambda m, z: m.main(z), main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softsign()))),
+    (model(lambda m, z: F.softsign(z)), r"calls abs\(\), which is not an affine map or a known activation$"),
+    (model(lambda m, z: m.main(z), main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softsign()))),
      r"^module 'main\.1\.1' \(Softsign\) calls abs\(\), which is not an affine map or a known activation"),
-    (of(lambda m, z: F.elu(z, 0.5)), "an ELU with alpha=0.5, which has a kink at 0"),
-    (of(lambda m, z: F.softplus(z, threshold=3)), "jumps at its threshold=3"),
-    (of(lambda m, z: torch.clamp(z, 1, 1) + z), "cuts outputs off at 1.0 and 1.0"),
-    (of(lambda m, z: z.cosh()), r"calls cosh\(\)"),
-    (of(lambda m, z: 1 / z), r"calls reciprocal\(\)"),
-    (of(lambda m, z: F.linear(m.table, z)), "mixes the batch axis"),
-    (of(lambda m, z: F.pad(z, (1, 1), value=2.0)), "only zeros are supported"),
-    (of(lambda m, z: z @ m.table), r"calls mv\(\)"),
+    (model(lambda m, z: F.elu(z, 0.5)), "an ELU with alpha=0.5, which has a kink at 0"),
+    (model(lambda m, z: F.softplus(z, threshold=3)), "jumps at its threshold=3"),
+    (model(lambda m, z: torch.clamp(z, 1, 1) + z), "cuts outputs off at 1.0 and 1.0"),
+    (model(lambda m, z: z.cosh()), r"calls cosh\(\)"),
+    (model(lambda m, z: 1 / z), r"calls reciprocal\(\)"),
+    (model(lambda m, z: F.linear(m.table, z)), "mixes the batch axis"),
+    (model(lambda m, z: F.pad(z, (1, 1), value=2.0)), "only zeros are supported"),
+    (model(lambda m, z: z @ m.table), r"calls mv\(\)"),
 ]  # fmt: skip
 
 
@@ -73,9 +57,6 @@ def test_no_chain_but_a_generator(module, reason):
     expected = frozen(module, torch.float64, torch.device("cpu"))(torch.from_numpy(z))
     np.testing.assert_allclose(net(z), expected, rtol=1e-12, atol=1e-12)
     assert net.output_shape == expected.shape[1:]
-
-
-# --- a chain, whatever it is written with -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -93,7 +74,7 @@ def test_no_chain_but_a_generator(module, reason):
     ],
 )
 def test_functions_of_a_chain(function):
-    module = Model(function, up=nn.ConvTranspose1d(4, 1, 3)).double().eval()
+    module = model(function, up=nn.ConvTranspose1d(4, 1, 3)).double()
     net = from_torch(module, 4)
     assert isinstance(net, Network)
     z = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4)))
@@ -110,9 +91,6 @@ def test_hooks_are_a_part_of_the_module(hook):
     net = from_torch(module)
     assert isinstance(net, Network)
     np.testing.assert_allclose(net(z), 2 * seq(*module[:1], nn.ReLU())(torch.from_numpy(z)).detach(), rtol=1e-12)
-
-
-# --- no generator -----------------------------------------------------------------------------------------------------
 
 
 def with_nan():
@@ -137,35 +115,35 @@ SHAPE = "latent_shape must be a positive integer or a tuple of them, got"
 # What is given, the shape of a code, and the message.
 REFUSED = [
     # several outputs, or none
-    (of(lambda m, z: (m.fc1(z), z)), 4, r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); .*; say which"),
-    (of(lambda m, z: {"x": m.fc1(z)}), 4, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
-    (of(lambda m, z: m.table * 2), 4, "the module returns a value that its input does not affect"),
-    (of(lambda m, z: z.shape[1]), 4, "the module returns a value that its input does not affect"),
+    (model(lambda m, z: (m.fc1(z), z)), 4, r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); .*; say which"),
+    (model(lambda m, z: {"x": m.fc1(z)}), 4, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
+    (model(lambda m, z: m.table * 2), 4, "the module returns a value that its input does not affect"),
+    (model(lambda m, z: z.shape[1]), 4, "the module returns a value that its input does not affect"),
     # no module with weights
     (nn.Linear(3, 4).state_dict(), 3, "got OrderedDict; build the module, and load its weights by module.load_state_d"),
-    (Model, 3, "got the class Model; build the module, and load its weights by module.load_state_dict"),
+    (Composed, 3, "got the class Composed; build the module, and load its weights by module.load_state_dict"),
     (Path("decoder.pth"), 3, "got (Posix|Windows)Path; .*for files use unrelu.load"),
     # operators
     (seq(nn.Linear(4, 4), nn.Bilinear(4, 4, 4)), 4, r"for float64 inputs of shape \(7, 4\) it raises \w+: "),
     (seq(nn.Linear(4, 4), nn.Embedding(4, 4)), 4, r"\(Embedding\) does not fit|it raises \w+: "),
-    (of(lambda m, z: z > 0), 4, r"calls gt\(\)|gives numbers of type torch.bool"),
-    (of(lambda m, z: torch.div(z, 2, rounding_mode="floor")), 4, r"calls div\(\)"),
-    (of(lambda m, z: F.batch_norm(z, None, None, training=True)), 4, "statistics of the batch"),
-    (of(lambda m, z: z.relu(True, 3)), 4, "it raises TypeError"),
-    (of(lambda m, z: m.missing(z)), 4, "it raises AttributeError: .*missing"),
-    (of(lambda m, z: z.view(torch.int64)), 4, "gives numbers of type torch.int64"),
-    (of(lambda m, z: z.to(torch.int32)), 4, "gives numbers of type torch.int32"),
-    (of(lambda m, z: z * z.size(0)), 4, "depends on the batch size, changes values, draws numbers or counts calls"),
+    (model(lambda m, z: z > 0), 4, r"calls gt\(\)|gives numbers of type torch.bool"),
+    (model(lambda m, z: torch.div(z, 2, rounding_mode="floor")), 4, r"calls div\(\)"),
+    (model(lambda m, z: F.batch_norm(z, None, None, training=True)), 4, "statistics of the batch"),
+    (model(lambda m, z: z.relu(True, 3)), 4, "it raises TypeError"),
+    (model(lambda m, z: m.missing(z)), 4, "it raises AttributeError: .*missing"),
+    (model(lambda m, z: z.view(torch.int64)), 4, "gives numbers of type torch.int64"),
+    (model(lambda m, z: z.to(torch.int32)), 4, "gives numbers of type torch.int32"),
+    (model(lambda m, z: z * z.size(0)), 4, "depends on the batch size, changes values, draws numbers or counts calls"),
     # shapes
-    *((of(function), 4, BATCH_AXIS) for function in (
+    *((model(function), 4, BATCH_AXIS) for function in (
         lambda m, z: z.T, lambda m, z: z.view(-1), lambda m, z: z.view(-1, 2), lambda m, z: z.reshape(4, -1),
         lambda m, z: z[0], lambda m, z: z[1:], lambda m, z: F.pad(z, (0, 0, 1, 1)), lambda m, z: z[:, 2:2],
     )),
-    (of(lambda m, z: z[:, 9]), 4, "index 9 is out of bounds for dimension 1 with size 4"),
-    (of(lambda m, z: z[:, 0, 0, 0]), 4, "too many indices for tensor of dimension 2|out of range"),
-    (of(lambda m, z: z + torch.ones(3, 4)), 4, r"'add' does not fit an input of shape \(4,\)"),
-    (of(lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3)), 4, "'pixel_shuffle' does not fit an input of shape"),
-    (of(lambda m, z: m.fc1.weight @ z), 4, r"'mm' does not fit an input of shape \(4,\)"),
+    (model(lambda m, z: z[:, 9]), 4, "index 9 is out of bounds for dimension 1 with size 4"),
+    (model(lambda m, z: z[:, 0, 0, 0]), 4, "too many indices for tensor of dimension 2|out of range"),
+    (model(lambda m, z: z + torch.ones(3, 4)), 4, r"'add' does not fit an input of shape \(4,\)"),
+    (model(lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3)), 4, "'pixel_shuffle' does not fit an input of shape"),
+    (model(lambda m, z: m.fc1.weight @ z), 4, r"'mm' does not fit an input of shape \(4,\)"),
     (behind_a_reshape(nn.Conv1d(3, 4, 1)), 20,
      r"module '1' \(Conv1d\) does not fit an input of shape \(4, 5\): .*\[4, 3, 1\]"),
     (behind_a_reshape(nn.Unflatten(1, (3, 2))), 20, r"it raises RuntimeError: unflatten: Provided sizes \[3, 2\]"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import numpy as np
 import onnx
@@ -13,29 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from tests.loaders.chains import CHAINS
+from tests.loaders.chains import BRANCHING, CHAINS
 from tests.loaders.loader_checks import evaluation, layers_reproduce
-from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
+from tests.loaders.onnx_checks import check_same_as_runtime, export, node, numbers, write
 from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.loaders import from_torch, load
 from unrelu.models.affine import Conv, Dense
 from unrelu.models.network import Network
 
-
-def export(module, shape, path, dynamo, dynamic):
-    example = torch.randn(2 if dynamic else 1, *shape)
-    name = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"z": {0: "b"}}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both exporters warn about themselves
-        torch.onnx.export(
-            module, (example,), path, dynamo=dynamo, input_names=["z"], verbose=False, **(name if dynamic else {})
-        )
-    return path
-
-
 EXPORTED = [
     "mlp with batch norms", "dcgan", "vae", "groups, dilation, output padding", "one axis", "average pooling",
-    "pixel shuffle", "linear on the last axis", "functional",
+    "pixel shuffle", "linear on the last axis", "functional", *BRANCHING,
 ]  # fmt: skip
 
 

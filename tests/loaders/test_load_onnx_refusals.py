@@ -19,7 +19,6 @@ C = numbers(4)
 BN = {"w": C, "b": C, "m": C, "v": C**2}
 SCALES = np.array([1, 1, 2, 2], np.float32)
 
-
 CONSTANT = helper.make_graph(
     [node("Constant", [], ["c"], value=numpy_helper.from_array(C))],
     "b",
@@ -112,9 +111,6 @@ def test_no_chain_but_a_generator(tmp_path, nodes, shape, constants, message):
     assert re.search(message, net.reason)
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
 def value(name, shape=("b", 4), kind=1):
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -166,20 +162,6 @@ def test_models(tmp_path, change, options, error, message):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(error, match=message):
         load(path, **options)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_truncated(tmp_path):
-    path = write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [4], {"w": M})
-    whole = path.read_bytes()
-    for length in range(1, len(whole), 7):
-        path.write_bytes(whole[:length])
-        with pytest.raises(
-            ModelFileError, match=r"a\.onnx: not a valid ONNX model, or a truncated one .*; export it again"
-        ):
-            load(path)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "absolute", "link.bin", "missing.bin"])

@@ -173,7 +173,6 @@ def test_everything_else_is_refused(tmp_path, monkeypatch, contents, message, pr
 
 NAME = b"\x8c\x01a"
 
-
 DAMAGED = [
     b"", b"\x80\x04", b"not a pickle", b".", b"(.", b"(\x85.", b"K\x01K\x02s.", b"K\x01K\x02a.", b"}" + NAME + b"u.",
     b"}(" + NAME + b"u.", b"h\x05.", b"Pabc\n.", b"K\x01Q.", b"\x82\x01.", b"cnumpy\ndtype\n)\x81}b.", b"]K\x01b.",

@@ -96,8 +96,6 @@ def test_a_part_of_a_tensor_that_is_written_is_no_chain():
     np.testing.assert_allclose(net(Z), function(torch.from_numpy(Z)), rtol=1e-12)
 
 
-# --- what a record does not show is refused ---------------------------------------------------------------------------
-
 LAYER = nn.Linear(4, 6).double()
 INDEX = torch.tensor([3, 1, 0])
 

@@ -295,28 +295,20 @@ def test_an_object_is_its_text(noise):
 @pytest.mark.parametrize(
     ("y", "options", "error", "message"),
     [
-        (
-            -1.0,
-            {},
-            InputError,
-            r"noise=poisson: y has 1 entries that are no whole numbers .* observation 0, entry 2 \(-1\)",
-        ),
+        (-1.0, {}, InputError,
+         r"noise=poisson: y has 1 entries that are no whole numbers .* observation 0, entry 2 \(-1\)"),
         (0.5, {}, InputError, r"first in observation 0, entry 2 \(0.5\); pass the counts themselves"),
         (2.0**54, {}, InputError, r"whole numbers from 0 to 2\^53, .* entry 2 .* state 'gaussian:S'"),
         (np.nan, {}, InputError, "NaN or infinite"),
-        (
-            1.0,
-            {"norm": "l1"},
-            InputError,
-            "norm='l1': noise=poisson compares observations by their deviance; leave norm= out",
-        ),
+        (1.0, {"norm": "l1"}, InputError,
+         "norm='l1': noise=poisson compares observations by their deviance; leave norm= out"),
         (1.0, {"norm": "linf"}, InputError, "norm='linf': noise=poisson"),
         (1.0, {"method": "linf"}, UnsupportedModelError, "method='linf' is for errors that are added to the output"),
         (1.0, {"method": "exact"}, UnsupportedModelError, "method='exact' is for errors that are added"),
         (1.0, {"method": "l1"}, UnsupportedModelError, "use 'auto', 'lm', 'adam' or 'gradient_descent'"),
         (1.0, {"method": "lm", "start": "linf"}, UnsupportedModelError, "is for errors that are added"),
     ],
-)
+)  # fmt: skip
 def test_what_is_refused(y, options, error, message):
     counts = np.ones((2, 80))
     counts[0, 2] = y

@@ -17,8 +17,6 @@ ROOT = stream("test covariance").standard_normal((M, M))
 C = ROOT @ ROOT.T + np.eye(M)
 SIZES = np.linspace(0.5, 2, M)
 
-# --- sums -------------------------------------------------------------------------------------------------------------
-
 
 def covariance_of(noise, m=M):
     return noise.covariance if noise.covariance is not None else np.diag(noise.spread((m,), 1) ** 2 + np.zeros(m))
@@ -54,25 +52,21 @@ def test_errors_of_a_sum_are_drawn():
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (
-            lambda: unrelu.Gaussian(0.1) + unrelu.Uniform(0.1),
-            "noise=gaussian:0.1 and noise=uniform:0.1 cannot be summed",
-        ),
+        (lambda: unrelu.Gaussian(0.1) + unrelu.Uniform(0.1),
+         "noise=gaussian:0.1 and noise=uniform:0.1 cannot be summed"),
         (lambda: unrelu.Uniform(0.1) + unrelu.Gaussian(0.1), r"Gaussian errors can: unrelu.Gaussian\(0.1\) \+ "),
         (lambda: unrelu.Poisson() + unrelu.Poisson(), "noise=poisson and noise=poisson cannot be summed"),
         (lambda: unrelu.Gaussian(0.1) + parse_noise("rounding:0.1"), "noise=rounding:0.1 cannot be summed"),
         (lambda: unrelu.Gaussian(0.1) + "gaussian:0.1", "noise=gaussian:0.1 and 'gaussian:0.1' cannot be summed"),
         (lambda: 0.1 + unrelu.Gaussian(0.1), "noise=gaussian:0.1 and 0.1 cannot be summed"),
-        (
-            lambda: unrelu.Gaussian(SIZES) + unrelu.Gaussian(np.ones(7)),
-            r"array\(6,\) and noise=gaussian:array\(7,\) cannot be",
-        ),
+        (lambda: unrelu.Gaussian(SIZES) + unrelu.Gaussian(np.ones(7)),
+         r"array\(6,\) and noise=gaussian:array\(7,\) cannot be"),
         (lambda: unrelu.Gaussian(np.ones(7)) + unrelu.Gaussian(covariance=C), "array.7,. cannot be added .* 6 entries"),
         (lambda: unrelu.Gaussian(np.ones((3, M))) + unrelu.Gaussian(covariance=C), "the same for all observations"),
         (lambda: unrelu.Gaussian([np.inf] * M) + unrelu.Gaussian(covariance=C), "hide entries of which nothing is"),
         (lambda: unrelu.Gaussian(covariance=np.eye(2)) + unrelu.Gaussian(covariance=C), "covariance.6, 6. cannot be"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_summed_is_said(made, message):
     with pytest.raises(InputError, match=message):
         made()
@@ -85,8 +79,6 @@ def test_printed_sums():
     net = random_network((2, M), "identity")
     assert "under gaussian:covariance(6, 6)" in " ".join(str(unrelu.invert(net, np.ones(M), noise=total)).split())
 
-
-# --- the covariance of simulations ------------------------------------------------------------------------------------
 
 ZERO = unrelu.from_arrays([np.zeros((M, 1))], activation="identity")
 
@@ -178,18 +170,10 @@ def test_hidden_entries_have_no_effect():
         (CODES, OUTPUTS[:39], None, r"x has shape \(39, 21\) and z 40 codes; pass \(40, 21\)"),
         (CODES, OUTPUTS.T, None, r"x has shape \(21, 40\)"),
         (CODES, {"table": OUTPUTS[:, 8:]}, None, r"x\['table'\] has shape \(40, 13\); .* shape \(3, 4\)"),
-        (
-            CODES,
-            {"tabel": OUTPUTS[:, 8:20]},
-            None,
-            "x has the part 'tabel'; those of the output are curve, table, depth; did",
-        ),
-        (
-            CODES,
-            np.where(np.arange(40)[:, None] == 7, np.nan, OUTPUTS),
-            None,
-            "x or G.z. is not finite in 1 of 40 simulations, first in 7",
-        ),
+        (CODES, {"tabel": OUTPUTS[:, 8:20]}, None,
+         "x has the part 'tabel'; those of the output are curve, table, depth; did"),
+        (CODES, np.where(np.arange(40)[:, None] == 7, np.nan, OUTPUTS), None,
+         "x or G.z. is not finite in 1 of 40 simulations, first in 7"),
         (np.where(CODES > 2, np.inf, CODES), OUTPUTS, None, "x or G.z. is not finite in"),
         (CODES, NET(CODES), None, "x is G.z. in all simulations"),
         (CODES, OUTPUTS, unrelu.Mask(np.eye(21)[:4]), "21 entries and masks for each observation"),
@@ -197,7 +181,7 @@ def test_hidden_entries_have_no_effect():
         (CODES, OUTPUTS, {"tabel": BINS}, "operator has the part 'tabel'"),
         (CODES, {"curve": OUTPUTS[:, :8]}, BINS, "operator= must be a dictionary of masks and matrices by part"),
     ],
-)
+)  # fmt: skip
 def test_simulations_that_cannot_be_used(z, x, operator, message):
     with pytest.raises(InputError, match=message):
         unrelu.emulator_error(NET, z, x, operator)
@@ -207,8 +191,6 @@ def test_a_generator_without_parts_takes_none():
     with pytest.raises(InputError, match="output has no named parts"):
         unrelu.emulator_error(ZERO, np.zeros((20, 1)), {"curve": np.ones((20, M))})
 
-
-# --- bad data or a bad emulator ---------------------------------------------------------------------------------------
 
 T = np.linspace(0, 1, 40)
 

@@ -27,9 +27,6 @@ def data(network=NET, size=3, outliers=0.1, seed=0):
     return z, y.reshape(size, *network.output_shape)
 
 
-# --- the Huber loss ---------------------------------------------------------------------------------------------------
-
-
 def test_it_is_twice_what_scipy_and_torch_say():
     r = np.random.default_rng(0).standard_normal((4, 30))
     y, mean = torch.zeros(4, 30, dtype=torch.float64), torch.tensor(r)
@@ -90,9 +87,6 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(other.fun, 1e-12 * one.fun, rtol=1e-6)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 def test_results_are_saved_and_verified(tmp_path):
     z, y = data()
     huber = unrelu.invert(NET, y, "lm", norm="huber:0.15", z0=z)
@@ -107,9 +101,6 @@ def test_a_run_takes_the_huber_loss(tmp_path):
     assert run.manifest["norm"] == "huber:0.15"
     assert run.manifest["about"]["objective"].startswith("Huber loss (huber:0.15)")
     assert "residual (l2)" in str(run)
-
-
-# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,6 @@ def chi_square(y, z, sizes):
     return sum(np.square((y[name] - found[name]) / sizes[name]).reshape(len(z), -1).sum(axis=1) for name in y)
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
 def test_parts_are_slices_of_the_flattened_output():
     assert NET.parts == {"curve": (8,), "table": (3, 4), "depth": (1,)}
     assert NET.names.places == {"curve": slice(0, 8), "table": slice(8, 20), "depth": slice(20, 21)}
@@ -50,9 +47,6 @@ def test_parts_are_slices_of_the_flattened_output():
     np.testing.assert_array_equal(NET.by_part(x[0])["depth"], x[0, 20:])
     np.testing.assert_array_equal(NET.by_part(x.reshape(2, 2, 21))["curve"], x.reshape(2, 2, 21)[..., :8])
     assert "parts of an output: curve 8, table 3x4, depth 1" in str(NET)
-
-
-# --- observations and noise -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("names", [("curve", "table", "depth"), ("depth", "curve"), ("table",)])
@@ -86,9 +80,6 @@ def test_one_model_for_all_parts_and_noise_by_part_for_an_array():
     np.testing.assert_array_equal(by_part.objective(OTHER), array.objective(OTHER))
 
 
-# --- operators --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("correlated", [False, True])
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array, unrelu.Matrix])
 def test_matrices_by_part_measure_their_part(kind, correlated):
@@ -102,9 +93,6 @@ def test_matrices_by_part_measure_their_part(kind, correlated):
     wanted = np.einsum("bi,ij,bj->b", r, np.linalg.inv(covariance), r) + np.square(s).sum(axis=1)
     np.testing.assert_allclose(problem.objective(OTHER), wanted, rtol=1e-9)
     assert problem.y.shape == (4, 12)
-
-
-# --- front doors ------------------------------------------------------------------------------------------------------
 
 
 def test_codes_are_found_and_residuals_are_told_by_part(tmp_path):
@@ -169,16 +157,12 @@ NOISE = {"curve": 0.1, "table": 0.2, "depth": 0.3}
         (CURVE, {"noise": {"curve": np.ones(7)}}, r"noise of part 'curve': .* has shape \(7,\)"),
         (CURVE, {"noise": {"curve": "poisson"}}, "Gaussian for every part, or uniform for every part"),
         (CURVE | {"depth": 1}, {"noise": {"curve": 1, "depth": "uniform:1"}}, "got curve: gaussian:1"),
-        (
-            {"curve": np.zeros((2, 8)), "table": np.zeros((2, 3, 4))},
-            {"noise": {"curve": np.ones((2, 8)), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
-            "a covariance, which all observations share",
-        ),
-        (
-            {"curve": np.zeros(8), "table": np.zeros((3, 4))},
-            {"noise": {"curve": np.full(8, np.inf), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
-            "hide entries of which nothing is known by operator=",
-        ),
+        ({"curve": np.zeros((2, 8)), "table": np.zeros((2, 3, 4))},
+         {"noise": {"curve": np.ones((2, 8)), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
+         "a covariance, which all observations share"),
+        ({"curve": np.zeros(8), "table": np.zeros((3, 4))},
+         {"noise": {"curve": np.full(8, np.inf), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
+         "hide entries of which nothing is known by operator="),
         (CURVE, {"operator": {"depth": [1]}}, "operator= has the part 'depth', and y has not"),
         (CURVE, {"operator": {"curve": np.ones((3, 9))}}, r"part 'curve': .* has shape \(3, 9\)"),
         (CURVE, {"operator": {"curve": lambda x: x**2}}, "part 'curve' must be a matrix, or one mask"),

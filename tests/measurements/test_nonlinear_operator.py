@@ -67,9 +67,6 @@ def read(function, network=NETWORK):
     return operator
 
 
-# --- what it computes -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("function", [magnitudes, saturated, NoForwardMode.apply])
 def test_the_derivative_is_that_of_autograd(function):
     operator = read(function)
@@ -93,9 +90,6 @@ def test_a_module_sees_the_outputs_in_their_shape_and_is_not_changed():
     assert module.gain.dtype == torch.float32
     assert module.gain.requires_grad
     assert module.training
-
-
-# --- what it inverts --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", [NETWORK, OPAQUE["residual"]], ids=["chain", "opaque"])
@@ -175,9 +169,6 @@ def test_its_fingerprint_is_what_it_does():
     same, other = read(lambda x: torch.tanh(x / 2)), read(lambda x: torch.tanh(x / 3))
     assert fingerprint(read(saturated)) == fingerprint(same)
     assert fingerprint(same) != fingerprint(other)
-
-
-# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -179,9 +179,6 @@ def test_operators_of_another_kind_are_refused(given, y_shape, message):
         read_operator(given, IMAGE, y_shape)
 
 
-# --- what looks like something else -----------------------------------------------------------------------------------
-
-
 def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
     array = (RNG.random((N, N)) < 0.5).astype(float)
     with pytest.raises(InputError, match="may be one mask for each of the 24 observations, or one matrix") as caught:
@@ -213,13 +210,11 @@ def test_typed_arrays_are_what_they_say(given, kind, shape):
     [
         (unrelu.Mask(np.ones(5)), r"a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch, one"),
         (unrelu.Mask(np.full(N, 0.5)), "has entries like 0.5; a mask is made of 0 and 1"),
-        (
-            unrelu.Matrix(np.ones(N)),
-            r"operator= is a matrix of shape \(24,\); .* has 24 entries, pass one of \(m, 24\)",
-        ),
+        (unrelu.Matrix(np.ones(N)),
+         r"operator= is a matrix of shape \(24,\); .* has 24 entries, pass one of \(m, 24\)"),
         (unrelu.Matrix(np.full((2, N), np.nan)), "operator= has 48 entries that are not finite"),
     ],
-)
+)  # fmt: skip
 def test_typed_arrays_of_other_shapes_and_values_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         read_operator(given, IMAGE, (N,))

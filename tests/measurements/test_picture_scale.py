@@ -71,9 +71,6 @@ def test_wide_integers_have_no_range_of_their_own(dtype):
     np.testing.assert_array_equal(Scaling().apply(np.ones(3), dtype), np.ones(3))
 
 
-# --- observations on another scale ------------------------------------------------------------------------------------
-
-
 def check(network, y, **how):
     """As invert reads y, without inverting it."""
     Problem.build(network, y, **how)

@@ -127,8 +127,6 @@ def test_the_model_by_its_text():
     assert (told.level, told != model) == (0.02, True)
 
 
-# --- the operator -----------------------------------------------------------------------------------------------------
-
 MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 1]], dtype=bool)
 WHOLE = ClippedOperator((4,), -0.5, 1.0)
 OPERATORS = [WHOLE, hiding(WHOLE, MASK), hiding(WHOLE, MASK[0]).in_units(-3, 3)]

@@ -231,24 +231,18 @@ def test_draws_have_the_variances_that_are_stated():
         (lambda: unrelu.Gaussian(ONE, covariance=COVARIANCE), "one of them"),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:]), r"shape \(39, 40\); pass a square one"),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE[1:, 1:]), "is of 39 entries, an observation has 40"),
-        (
-            lambda: unrelu.Gaussian(covariance=COVARIANCE + np.tri(N)),
-            r"not symmetric.*; if that is rounding, pass \(C \+ C\^T\) / 2",
-        ),
-        (
-            lambda: unrelu.Gaussian(covariance=COVARIANCE - 0.02 * np.eye(N)),
-            "not positive definite: its eigenvalues go from -",
-        ),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE + np.tri(N)),
+         r"not symmetric.*; if that is rounding, pass \(C \+ C\^T\) / 2"),
+        (lambda: unrelu.Gaussian(covariance=COVARIANCE - 0.02 * np.eye(N)),
+         "not positive definite: its eigenvalues go from -"),
         (lambda: unrelu.Gaussian(covariance=1e-320 * np.eye(N)), "not positive definite: .* state y in larger units"),
-        (
-            lambda: unrelu.Gaussian(covariance=np.diag(1e-80 ** (np.arange(N) == 7))),
-            "eigenvalues go from 1e-80 to 1; add",
-        ),
+        (lambda: unrelu.Gaussian(covariance=np.diag(1e-80 ** (np.arange(N) == 7))),
+         "eigenvalues go from 1e-80 to 1; add"),
         (lambda: unrelu.Gaussian(covariance=np.nan * COVARIANCE), "not symmetric and finite"),
         (lambda: unrelu.Gaussian(covariance={"a": COVARIANCE}), "by part, noise={part: unrelu.Gaussian"),
         (lambda: unrelu.Gaussian(covariance=sparse.eye_array(5000)), "5000 x 5000, and is factored up to 4096"),
     ],
-)
+)  # fmt: skip
 def test_sizes_and_covariances_that_make_no_sense(noise, message):
     with pytest.raises(InputError, match=message):
         unrelu.invert(NET, noisy(), noise=noise())

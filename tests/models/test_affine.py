@@ -80,18 +80,15 @@ def test_a_wide_map_is_written_out_in_pieces():
 @pytest.mark.parametrize(
     ("steps", "shape", "message"),
     [
-        (
-            [Dense(torch.ones(4, 3))],
-            (5,),
-            r"Dense with a weight of shape \(4, 3\) does not fit an input of shape \(5,\)",
-        ),
+        ([Dense(torch.ones(4, 3))], (5,),
+         r"Dense with a weight of shape \(4, 3\) does not fit an input of shape \(5,\)"),
         ([Conv(torch.ones(4, 3, 3, 3))], (2, 5, 5), r"Conv with a weight of shape .* input of shape \(2, 5, 5\)"),
         ([Reshape((2, 4))], (6,), r"Reshape to \(2, 4\) does not fit an input of shape \(6,\)"),
         ([Scale(torch.ones(3, 4), torch.ones(4))], (4,), r"Scale with .* does not fit an input of shape \(4,\)"),
         ([Dense(torch.tensor([[1.0, torch.nan]]))], (2,), "1 of 2 entries of a Dense weight are NaN or infinite"),
         ([Scale(torch.ones(1), torch.full((1,), torch.nan))], (1,), "1 of 1 entries of a Scale shift"),
     ],
-)
+)  # fmt: skip
 def test_steps_that_cannot_be_used_are_refused(steps, shape, message):
     with pytest.raises(ModelError, match=message):
         Affine.compose(steps, shape)

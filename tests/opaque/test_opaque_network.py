@@ -38,9 +38,6 @@ from unrelu.opaque.opaque_network import OpaqueNetwork
 each = pytest.mark.parametrize("name", OPAQUE)
 
 
-# --- what it computes -------------------------------------------------------------------------------------------------
-
-
 @each
 def test_it_is_the_module(name):
     module, shape, why = GENERATORS[name]
@@ -157,9 +154,6 @@ def test_a_generator_of_your_own():
         invert(net, net(z), "l1")
 
 
-# --- the caller's module ----------------------------------------------------------------------------------------------
-
-
 def test_the_module_is_left_alone_and_later_changes_do_not_leak_in():
     module = made(Attention)
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -220,9 +214,6 @@ def test_fused_attention_is_switched_back_on():
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
-# --- derivatives that PyTorch lacks -----------------------------------------------------------------------------------
-
-
 def fused(z, w):
     x = (z @ w.T).reshape(len(z), 1, 2, 2)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
@@ -258,9 +249,6 @@ def test_group_normalisation_of_channels_that_are_last_in_memory():
     z = torch.from_numpy(codes(net))
     reverse = [torch.autograd.functional.jacobian(lambda c: net.forward(c[None])[0], row) for row in z]
     np.testing.assert_allclose(net.jacobian(z.numpy()), torch.stack(reverse), rtol=1e-10, atol=1e-11)
-
-
-# --- a chain that is made opaque --------------------------------------------------------------------------------------
 
 
 def test_a_chain_and_the_same_module_made_opaque_agree():

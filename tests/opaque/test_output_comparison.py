@@ -32,9 +32,6 @@ def gate(limit):
     return lambda z: (x := LAYER(z)) * torch.sigmoid(x.clamp(-limit, limit))
 
 
-# --- functions that are none of a code alone, or whose derivatives are others -----------------------------------------
-
-
 def in_a_thread(function):
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
@@ -132,9 +129,6 @@ def test_what_its_layers_are_not_stays_as_it_is(name):
     np.testing.assert_allclose(net(Z), OPAQUE[name](Z), rtol=1e-12)
 
 
-# --- casts ------------------------------------------------------------------------------------------------------------
-
-
 class Automatic(nn.Module):
     """In bfloat16 where PyTorch chooses so, which it does for codes in single precision."""
 
@@ -172,9 +166,6 @@ def test_casts_are_stated_by_the_rounding(name):
     assert net.rounding.dtype == dtype
     assert 0.5 * error < net.rounding.level < 8 * error
     assert f"computes in {net.rounding.name}" in str(net)
-
-
-# --- honest functions -------------------------------------------------------------------------------------------------
 
 
 def deep(activation, depth, width=50):

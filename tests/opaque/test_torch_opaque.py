@@ -10,8 +10,6 @@ from tests.opaque_modules import OPAQUE, Attention, Function, Residual, Rounded,
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
 
-# --- modules that are no generators -----------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("function", "message"),

@@ -33,9 +33,6 @@ def found(network=NET, batch=6, error=0.05, single=False, **options):
     return Inversion.of(problem, codes, method="mine", nit=7, status=Status.CONVERGED, confidence=0.8)
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
     result = found(batch=50, noise="gaussian:0.02")
     statuses = np.array(list(Status)[: len(result)], dtype=object)
@@ -111,9 +108,6 @@ def test_active_bounds_are_named():
     assert "bound" not in str(unrelu.invert(identity, [5.0, 0.0, -5.0], "lm"))
 
 
-# --- a batch as a sequence --------------------------------------------------------------------------------------------
-
-
 def test_an_index_gives_one_observation_with_scalars():
     result = found(noise="gaussian:0.1")
     one, alone = result[2], found(single=True)
@@ -181,9 +175,6 @@ def test_copies_and_pickles_are_the_same_result():
             np.testing.assert_array_equal(again.z, result.z)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def axes_of(figure):
     return [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
 
@@ -229,9 +220,6 @@ def test_plotting_leaves_pyplot_alone_and_works_in_threads():
     with ThreadPoolExecutor(3) as threads:
         assert len([*threads.map(lambda _: result.plot()._repr_png_(), range(3))]) == 3
     assert before == ("matplotlib.pyplot" in sys.modules)
-
-
-# --- notebooks and data frames ----------------------------------------------------------------------------------------
 
 
 def test_a_notebook_shows_thumbnails_of_at_most_eight():

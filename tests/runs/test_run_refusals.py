@@ -25,11 +25,8 @@ def finished(tmp_path_factory) -> unrelu.Run:
     [
         ({"method": "lmm"}, OptionError, "method 'lmm' is unknown"),
         ({"max_iteration": 3}, OptionError, "has no option 'max_iteration'"),
-        (
-            {"progress": True},
-            OptionError,
-            "no option 'progress'.*; progress= goes with unrelu.invert, not with this call",
-        ),
+        ({"progress": True}, OptionError,
+         "no option 'progress'.*; progress= goes with unrelu.invert, not with this call"),
         ({"method": lambda problem: None}, OptionError, "a run takes one by name"),
         ({"chunk": 0}, OptionError, "chunk=0 must be a whole number of at least 1"),
         ({"chunk": 2.5}, OptionError, "chunk=2.5"),
@@ -55,15 +52,12 @@ def finished(tmp_path_factory) -> unrelu.Run:
         ({"operator": np.ones((3, 19))}, InputError, r"operator= has shape \(3, 19\)"),
         ({"data": np.ma.masked_greater(Y, 1)}, InputError, "data has masked entries; fill them, or pass masks="),
         ({"names": {"data": object()}}, OptionError, "names=.* cannot be written to manifest.json"),
-        (
-            {"names": {"data": 5}},
-            OptionError,
-            r"names=.* cannot be written to manifest.json: .*about.data is 5.*; pass texts",
-        ),
+        ({"names": {"data": 5}}, OptionError,
+         r"names=.* cannot be written to manifest.json: .*about.data is 5.*; pass texts"),
         ({"prior": 10**400}, InputError, "prior=inf must be finite"),
         ({"damping": 10**400}, OptionError, "option damping of method 'lm' has 401 digits"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_refused_before_any_work(tmp_path, options, kind, said):
     with pytest.raises(kind, match=said):
         small_run(tmp_path / "out", **options)
@@ -146,13 +140,11 @@ def test_rows_that_are_not_there_are_told(finished, start, stop):
         ({"format": "unrelu run 9"}, "format .*unrelu run 9"),
         ({"statuses": ["EXACT_FIT"]}, "is no status of the run"),
         ({"chunk": -1}, "a shape is"),
-        (
-            {"data": {"size": 2**47, "shape": [2**20], "dtype": "<f8", "scale": "none", "sha256": ""}},
-            "a shape is|short",
-        ),
+        ({"data": {"size": 2**47, "shape": [2**20], "dtype": "<f8", "scale": "none", "sha256": ""}},
+         "a shape is|short"),
         ({"about": {"data": "y"}}, "damaged"),
     ],
-)
+)  # fmt: skip
 def test_a_manifest_that_no_run_writes_is_told(finished, tmp_path, change, said):
     out = copy(finished, tmp_path / "out")
     manifest = json.loads((out / "manifest.json").read_text())

@@ -47,9 +47,6 @@ PRIORS = {
 every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 
 
-# --- what is counted --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("ends", "best", "first", "second"),
     [
@@ -68,9 +65,6 @@ every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 def test_ends_are_counted_that_are_the_best_and_the_second_best_to_one_percent(ends, best, first, second):
     hits = RestartCounts.of(np.array([ends]), np.array([best]), np.array([1e-11]))
     assert [count.tolist() for count in hits] == [[first], [second], [len(ends)]]
-
-
-# --- the model's probabilities ----------------------------------------------------------------------------------------
 
 
 @cache
@@ -176,9 +170,6 @@ def test_it_is_a_probability_for_all_counts(restarts, first, second, name):
     first = min(first, restarts)
     found = sure(first, min(second, restarts - first), restarts, PRIORS[name])
     assert 0 <= found[0] <= 1
-
-
-# --- learning the mixture ---------------------------------------------------------------------------------------------
 
 
 def known_best(prior, restarts, size, rng):

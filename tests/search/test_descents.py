@@ -62,9 +62,6 @@ def objectives(problem, start):
     return problem.part(at).objective(start.z.reshape(len(at), -1)).reshape(start.f.shape)
 
 
-# --- what they reach --------------------------------------------------------------------------------------------------
-
-
 @both
 @every_measurement
 @pytest.mark.parametrize("prior", [0.0, 0.2])
@@ -107,9 +104,6 @@ def test_a_schedule_of_smoothed_generators_finds_better_optima_than_none(way):
     assert (smoothed < 1e-6).mean() > (exact < 1e-6).mean() + 0.1
 
 
-# --- perturbations, and what is left alone ----------------------------------------------------------------------------
-
-
 @both
 def test_perturbations_never_raise_the_objective(way):
     problem, _ = noisy(noise=0.5)
@@ -148,9 +142,6 @@ def test_some_observations_only(way, kind):
         assert np.isclose(f, whole[1][rows], rtol=0.02).mean() >= 0.8
 
 
-# --- stops ------------------------------------------------------------------------------------------------------------
-
-
 def test_compiled_descents_stop_between_two_observations():
     problem, _ = noisy()
     calls = []
@@ -174,9 +165,6 @@ def test_batches_of_descents_stop_between_two_steps(calls):
     _, f, steps = improved(BatchDescents, problem, start, watch=lambda: asked.append(1) or len(asked) >= calls)
     assert (steps <= RESTARTS * calls).all()
     np.testing.assert_allclose(f, objectives(problem, start), rtol=1e-4)
-
-
-# --- what they cost ---------------------------------------------------------------------------------------------------
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------

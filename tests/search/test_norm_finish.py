@@ -69,9 +69,6 @@ def test_codes_within_the_bound_of_the_noise_are_left_alone():
     np.testing.assert_array_equal(ended(stated, z)[0][explained], best[explained])
 
 
-# --- how it ended -----------------------------------------------------------------------------------------------------
-
-
 @both_norms
 def test_the_limit_on_programs_is_reported(norm):
     problem, z = noisy(norm)

@@ -74,9 +74,6 @@ def textbook(cache, matrix, seen, noise):
     return mean, np.eye(len(c_zx)) - gain @ matrix @ c_zx.T
 
 
-# --- the posterior of the Gaussian model ------------------------------------------------------------------------------
-
-
 @every_measurement
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 def test_the_posterior_is_the_textbooks(kind, noise):
@@ -113,9 +110,6 @@ def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
     np.testing.assert_allclose(cache.model.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
 
 
-# --- the samples ------------------------------------------------------------------------------------------------------
-
-
 def test_samples_are_outputs_of_normal_codes():
     cache = samples_of(NETWORK)
     assert single(NETWORK).dtype == cache.model.z.dtype == cache.model.x.dtype == torch.float32
@@ -123,9 +117,6 @@ def test_samples_are_outputs_of_normal_codes():
     assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
     np.testing.assert_allclose(np.cov(cache.model.z.T), np.eye(K), atol=0.1)
     assert cache.model.spread == pytest.approx(cache.model.x.double().numpy().var(axis=0).mean(), rel=1e-3)
-
-
-# --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def test_samples_are_drawn_once_for_a_network():

@@ -42,17 +42,11 @@ def goes_on(schedule, *, sure=0.99, stated=None, **options):
     return bool(StoppingRule(schedule, sure, stated).next(spent(**options), none_stands_out)[0])
 
 
-# --- rounds -----------------------------------------------------------------------------------------------------------
-
-
 def test_rounds_are_those_of_the_table_and_then_bring_six_chains_more():
     assert [effort(rounds) for rounds in range(1, len(ROUNDS) + 1)] == list(ROUNDS)
     last = ROUNDS[-1]
     assert effort(len(ROUNDS) + 1) == (last[0] + 6, last[1])
     assert effort(60) == (306, 256)  # linear growth: sixty rounds come to an end
-
-
-# --- when a search goes on --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -120,9 +114,6 @@ def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds,
     assert goes_on(SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, noiseless=noiseless) == (
         rounds < stated
     )
-
-
-# --- whose schedule ---------------------------------------------------------------------------------------------------
 
 
 def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeypatch):

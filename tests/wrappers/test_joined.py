@@ -277,18 +277,12 @@ SCALED = unrelu.extend(PARTS["relu"], scale=(0.5, 2))
         ({"u": PARTS["relu"], "v": PARTS["deep"].plain}, "of part 'v' have no names.*v=v.named(["),
         ({"u": PARTS["relu"].named(["a", "", "c"])}, "of part 'u' have no names.*3 in the order"),
         ({"u": torch.nn.Linear(2, 3)}, "network is a Linear"),
-        (
-            {"u": within(h=(0.5, 0.9)), "v": within(g=(0, 1)), "w": within(h=(50, 90), g=(0, 1))},
-            "the domains of 'h', 0.5 to 0.9 in part 'u' and 50 to 90 in 'w', have nothing in common",
-        ),
-        (
-            {"u": SCALED, "v": unrelu.extend(PARTS["deep"], scale=unrelu.Normal(1, 0.1))},
-            "'scale' is between 0.5 and 2 in part 'u', and Normal(1, 0.1) in 'v'",
-        ),
-        (
-            {"u": PARTS["relu"].plain.named(["a", "b", "offset"]), "v": unrelu.extend(PARTS["deep"], offset=(-1, 1))},
-            "'offset' is a coordinate of the code in part 'u', and between -1 and 1 in 'v'",
-        ),
+        ({"u": within(h=(0.5, 0.9)), "v": within(g=(0, 1)), "w": within(h=(50, 90), g=(0, 1))},
+         "the domains of 'h', 0.5 to 0.9 in part 'u' and 50 to 90 in 'w', have nothing in common"),
+        ({"u": SCALED, "v": unrelu.extend(PARTS["deep"], scale=unrelu.Normal(1, 0.1))},
+         "'scale' is between 0.5 and 2 in part 'u', and Normal(1, 0.1) in 'v'"),
+        ({"u": PARTS["relu"].plain.named(["a", "b", "offset"]), "v": unrelu.extend(PARTS["deep"], offset=(-1, 1))},
+         "'offset' is a coordinate of the code in part 'u', and between -1 and 1 in 'v'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_joined(parts, message):

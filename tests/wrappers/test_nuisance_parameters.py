@@ -257,14 +257,11 @@ def test_it_is_a_generator_for_everything_else():
         (InputError, {"offset": (0, np.inf)}, "must be two numbers, a lower and a higher bound"),
         (InputError, {"function": lambda x: x.exp(), "tilt": (0, 1)}, "cannot be used: .* unexpected keyword.*'tilt'"),
         (InputError, {"function": lambda x, t: t * x.detach(), "t": (1, 2)}, "its derivative is off by"),
-        (
-            InputError,
-            {"function": lambda x, t: t * x.mean(0), "t": (1, 2)},
-            "an input has another output alone than in a batch; each must",
-        ),
+        (InputError, {"function": lambda x, t: t * x.mean(0), "t": (1, 2)},
+         "an input has another output alone than in a batch; each must"),
         (InputError, {"function": lambda x, t: (t * x).sum(), "t": (1, 2)}, "the batch axis must stay the first"),
     ],
-)
+)  # fmt: skip
 def test_extensions_that_are_none_are_refused(error, options, message):
     with pytest.raises(error, match=message):
         unrelu.extend(NETWORK, **options)

@@ -117,39 +117,26 @@ def test_shapes_of_pictures_are_kept():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"input_scale": (0.0, 0.0)},
-            r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1",
-        ),
+        ({"input_scale": (0.0, 0.0)},
+         r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1"),
         ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
         ({"output_scale": (0.0, np.ones(3))}, r"output_scale does not fit .*of shape \(3,\).*an input of shape \(9,\)"),
         ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
-        (
-            {"input_scale": StandardScaler()},
-            "input_scale: StandardScaler is not fitted, clips, or is no StandardScaler",
-        ),
-        (
-            {"output_scale": FunctionTransformer(np.log)},
-            "output_scale: FunctionTransformer is not fitted, clips, or is no",
-        ),
-        (
-            {"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
-            "output_scale, step 'standardscaler': StandardScaler is not fitted",
-        ),
-        (
-            {"output_basis": (np.ones((9, 20)), np.ones(9))},
-            r"output_basis: components have shape \(9, 20\), and mean \(9,\); pass",
-        ),
+        ({"input_scale": StandardScaler()},
+         "input_scale: StandardScaler is not fitted, clips, or is no StandardScaler"),
+        ({"output_scale": FunctionTransformer(np.log)},
+         "output_scale: FunctionTransformer is not fitted, clips, or is no"),
+        ({"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
+         "output_scale, step 'standardscaler': StandardScaler is not fitted"),
+        ({"output_basis": (np.ones((9, 20)), np.ones(9))},
+         r"output_basis: components have shape \(9, 20\), and mean \(9,\); pass"),
         ({"output_basis": np.ones((9, 20))}, r"output_basis: ndarray is no pair .*; pass a pair"),
     ],
-)
+)  # fmt: skip
 def test_refusals(options, message):
     given = {"input_scale": None, "output_scale": None, "output_basis": None} | options
     with pytest.raises(ModelError, match=message):
         standardised(NETWORKS["identity"], **given)
-
-
-# --- generators without known layers, and outputs by part -------------------------------------------------------------
 
 
 def test_scales_surround_a_generator_without_known_layers():
