@@ -21,18 +21,15 @@ from functools import cache
 from importlib.resources import as_file, files
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unrelu.loaders import from_arrays
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import torch_stream
 from unrelu_studies.kit.random_instances import random
-
-Array = npt.NDArray[np.float64]
-
 
 # --- a star's spectrum ------------------------------------------------------------------------------------------------
 

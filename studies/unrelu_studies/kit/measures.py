@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.kit.numbers_file import Numbers
-
-Array = npt.NDArray[np.float64]
-
 
 # --- of codes ---------------------------------------------------------------------------------------------------------
 
@@ -38,7 +36,7 @@ def moved_by(jacobian: Array, truth: Array, e: Array) -> Array:
     return np.asarray(truth + off)
 
 
-def identifiable(network: Network, truth: Array) -> npt.NDArray[np.bool_]:
+def identifiable(network: Network, truth: Array) -> Flags:
     """Whether the Jacobian has rank k at codes (B, k)."""
     jacobian = network.jacobian(truth).reshape(len(truth), -1, truth.shape[-1])
     return np.asarray(np.linalg.matrix_rank(jacobian) == truth.shape[-1])

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 import unrelu
@@ -32,8 +31,7 @@ from unrelu.errors import MissingPackageError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Modules with the commands that install them.
 PACKAGES = {

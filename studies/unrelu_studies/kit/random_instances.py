@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 
 def random(purpose: str, *key: str | float) -> np.random.Generator:

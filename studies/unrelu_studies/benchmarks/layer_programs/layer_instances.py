@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.layerwise import LayerSystem, Rows, rows
 from unrelu.models.activations import Activation
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 # Noise relative to max|x|, without and with h >= 0: instance i is of combination i modulo 6.
 COMBINATIONS = tuple((noise, bounded) for noise in (1e-6, 1e-3, 1e-1) for bounded in (False, True))

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import SolverError
 from unrelu.layerwise.layer_program import least_violation
+from unrelu.runtime.array_types import Array
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.layer_programs.layer_instances import (
     ALL_CASES,
@@ -33,7 +33,6 @@ from unrelu_studies.kit.markdown_tables import short, table
 from unrelu_studies.kit.timing import one_thread
 from unrelu_studies.kit.unit_runner import Unit
 
-Array = npt.NDArray[np.float64]
 # What was measured on one instance, see :func:`measure`.
 Record = dict[str, Any]
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import linprog
 
@@ -31,9 +30,8 @@ from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.highs import solve as solve_highs
 from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.array_types import Array
 from unrelu_studies.kit.timing import timed
-
-Array = npt.NDArray[np.float64]
 
 # sigma is at least this share of max|x|: where the least-squares point fits exactly there is nothing to scale by.
 _SMALLEST = 1e-9

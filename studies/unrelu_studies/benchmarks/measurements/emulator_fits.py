@@ -15,12 +15,12 @@ import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import Gaussian, extend, invert
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
@@ -38,8 +38,6 @@ from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.published_emulators import installed, ionised_share
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 PUBLISHED = "NNERO"
 REPORT = tuple(name for name in EMULATORS if name not in TUNED)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 
 import unrelu
 from unrelu import Gaussian, invert
 from unrelu.models.generator import Generator
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.words import count as counted
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
@@ -38,8 +38,6 @@ from unrelu_studies.kit.published_emulators import (
 )
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 MOST, QUICK_MOST = 30, 2
 # Codes that are drawn at least: fewer are the first of them.
@@ -64,7 +62,7 @@ class PublishedCase:
     network: Generator
     lower: Array
     upper: Array
-    bounded: npt.NDArray[np.bool_]
+    bounded: Flags
     operator: Array | None
     covariance: Array
     at_most: float = 1.0

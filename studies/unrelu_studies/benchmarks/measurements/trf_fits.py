@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import least_squares
 from scipy.special import expit
@@ -16,9 +15,9 @@ from scipy.special import expit
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.benchmarks.searches.hard import calibration_error
 
-Array = npt.NDArray[np.float64]
 # Values (n,) and derivatives (n, k) at a code.
 Model = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
@@ -139,7 +138,7 @@ def confidence_error(rows: list[dict[str, Any]]) -> float:
     return calibration_error(*gathered_confidence(rows))
 
 
-def gathered_confidence(rows: list[dict[str, Any]]) -> tuple[Array, npt.NDArray[np.bool_]]:
+def gathered_confidence(rows: list[dict[str, Any]]) -> tuple[Array, Flags]:
     """Of rows: the confidence of every observation, and whether its code was the best."""
     return np.concatenate([r["confidence"] for r in rows]), np.concatenate([r["was best"] for r in rows]).astype(bool)
 

@@ -29,17 +29,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 import unrelu
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
-
-Array = npt.NDArray[np.float64]
 
 PROPOSALS = (1, 10, 50)
 # The neural adjoint: designs that it starts from, steps, rate, and the weight of the boundary loss.
@@ -76,7 +74,7 @@ class DesignTask(NamedTuple):
     upper: tuple[float, ...]
     published: float
 
-    def inside(self, z: Array) -> npt.NDArray[np.bool_]:
+    def inside(self, z: Array) -> Flags:
         """Which designs are in the box, (B,)."""
         return np.asarray(np.all((z >= self.lower) & (z <= self.upper), axis=1))
 
@@ -199,7 +197,7 @@ def searched(network: Network, task: DesignTask, y: Array, count: int, seed: int
     return np.stack([r.z for r in found], axis=1), float(np.mean([r.nit for r in found]))
 
 
-def nearest(known: Simulations, task: DesignTask, y: Array) -> npt.NDArray[np.intp]:
+def nearest(known: Simulations, task: DesignTask, y: Array) -> Index:
     """The simulations in the box nearest to targets, (targets, T), best first."""
     apart = np.square(y[:, None] - known.y).mean(axis=2)
     apart[:, ~task.inside(known.z)] = np.inf

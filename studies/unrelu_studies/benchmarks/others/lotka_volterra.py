@@ -14,15 +14,13 @@ import importlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 import unrelu
+from unrelu.runtime.array_types import Array
 from unrelu_studies.benchmarks.others.data_of_others import data_file
 from unrelu_studies.kit.timing import processor_seconds, timed
-
-Array = npt.NDArray[np.float64]
 
 OBSERVATIONS = (1, 2, 3)
 # Draws of each of eight chains; as many reference draws are compared with them.

@@ -15,18 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import kstest
 
 import unrelu
 from unrelu.models.generator import Generator
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 from unrelu.thresholds import CONFIDENT
 from unrelu_studies.benchmarks.others.data_of_others import data_file
 from unrelu_studies.kit.published_emulators import cmb_spectra
 from unrelu_studies.kit.timing import processor_seconds, timed
-
-Array = npt.NDArray[np.float64]
 
 # Means with standard deviations.
 PUBLISHED = {

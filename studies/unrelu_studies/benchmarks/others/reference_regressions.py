@@ -17,16 +17,14 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, exp
 
 import unrelu
 from unrelu.errors import InputError
+from unrelu.runtime.array_types import Array
 from unrelu_studies.benchmarks.others.data_of_others import data_file
 from unrelu_studies.kit.timing import processor_seconds, timed
-
-Array = npt.NDArray[np.float64]
 
 # The box is so many times wider than NIST's starts.
 MARGIN = 10.0

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from unrelu.runtime.array_types import Array, Integers
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
 from unrelu_studies.benchmarks.posterior.rank_statistics import RankSummary, ranks, thinned
@@ -18,8 +18,6 @@ from unrelu_studies.kit.markdown_tables import per_cent, table
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.timing import one_thread, processor_seconds
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 # Problems of a cell, and of a quick run; so many to a unit.
 PROBLEMS, _QUICK, TOGETHER = 50, 4, 25
@@ -70,7 +68,7 @@ def _sampled(about: PosteriorCell, truth: Array, y: Array, seed: int) -> tuple[A
     }  # fmt: skip
 
 
-def chosen_outputs(about: PosteriorCell, name: str) -> npt.NDArray[np.int64]:
+def chosen_outputs(about: PosteriorCell, name: str) -> Integers:
     """Ten outputs that differ from code to code, seen or not."""
     rng = random("posterior outputs", name)
     x = about.network.outputs(about.drawn(rng, 200))
@@ -80,7 +78,7 @@ def chosen_outputs(about: PosteriorCell, name: str) -> npt.NDArray[np.int64]:
 
 
 def _quantities(
-    about: PosteriorCell, draws: Array, truth: Array, seen: Array, outputs: npt.NDArray[np.int64]
+    about: PosteriorCell, draws: Array, truth: Array, seen: Array, outputs: Integers
 ) -> tuple[Array, Array]:
     """Codes, log-likelihood and outputs of draws (L, k), (L, k + 11), and of the truth, (k + 11,)."""
     codes = np.vstack([draws, truth])

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 import unrelu
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.measurements.published_fits import PublishedCase, cmb
@@ -27,8 +27,6 @@ from unrelu_studies.kit.published_emulators import installed
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 CMB = "CMB spectrum"
 NAMES = ("dust", CMB)

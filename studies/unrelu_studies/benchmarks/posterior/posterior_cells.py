@@ -19,12 +19,11 @@ import unrelu
 from unrelu import Gaussian, Poisson, from_arrays, zoo
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
 from unrelu_studies.kit.families.trained_families import family_network
 from unrelu_studies.kit.random_instances import gaussian_measurements, random
 from unrelu_studies.kit.trained_generators import plain_vae
-
-Array = npt.NDArray[np.float64]
 
 # The decoder that most cells are about: a plain VAE, 20-60-784, ReLU after both layers.
 DECODER = "plain-vae-1"
@@ -122,7 +121,7 @@ class PosteriorCell:
         return Simulated(truth, np.array(y))
 
 
-def _pixels(network: Network, share: float, name: str) -> npt.NDArray[np.bool_]:
+def _pixels(network: Network, share: float, name: str) -> Flags:
     """A mask of randomly chosen pixels."""
     n = network.output_dim
     mask = np.zeros(n, dtype=bool)

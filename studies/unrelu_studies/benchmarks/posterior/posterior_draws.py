@@ -13,9 +13,9 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.sampling.convergence import convergence_of
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.benchmarks.posterior import calibration, repeated_seeds
@@ -25,8 +25,6 @@ from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.timing import one_thread, processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 PARTS = ("calibration", "seeds", "speed")
 # Observations, of peers, and of a quick run.

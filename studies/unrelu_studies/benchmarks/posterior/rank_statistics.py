@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from unrelu.runtime.array_types import Array, Flags, Integers
 
 # L, and the bins of a histogram of ranks: L + 1 is divisible by them.
 THINNED, BINS = 99, 20
@@ -45,7 +43,7 @@ def uniformity(found: Integers, draws: int = THINNED, bins: int = BINS) -> Array
     return np.asarray(stats.chi2.sf(((counts - expected) ** 2 / expected).sum(axis=1), bins - 1))
 
 
-def covered(found: Integers, level: float = 0.9, draws: int = THINNED) -> npt.NDArray[np.bool_]:
+def covered(found: Integers, level: float = 0.9, draws: int = THINNED) -> Flags:
     """Whether the central interval of the draws with this probability holds the true value, of ranks (N, q)."""
     outside = round((1 - level) / 2 * (draws + 1))
     return np.asarray((found >= outside) & (found <= draws - outside))

@@ -19,13 +19,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.compilation import kernel
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
-
-Array = npt.NDArray[np.float64]
 
 # Chains, iterations of warm-up and draws of a chain, of NUTS.
 _NUTS, _QUICK_NUTS = (4, 500, 1000), (2, 50, 50)

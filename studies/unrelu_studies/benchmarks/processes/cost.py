@@ -18,7 +18,6 @@ from typing import Any, cast
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import least_squares, minimize
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 import unrelu
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
 from unrelu_studies.benchmarks.measurements.trf_fits import WITHIN, any_model, dense_model
@@ -34,8 +34,6 @@ from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.timing import one_thread, processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.zoo.recipes import global_torch_stream
-
-Array = npt.NDArray[np.float64]
 
 STARTS, QUICK_STARTS = 10, 2
 OBSERVATIONS, QUICK_OBSERVATIONS = 6, 2

@@ -14,7 +14,6 @@ from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu._certify import certify
@@ -23,6 +22,7 @@ from unrelu.certification.certificate import Certificate
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.proof import GAP
 from unrelu.measurements import read_operator
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.proofs.certify_mip import prove_by_mip
@@ -31,7 +31,6 @@ from unrelu_studies.kit.markdown_tables import seconds, short, table
 from unrelu_studies.kit.timing import one_core, timed
 from unrelu_studies.kit.unit_runner import Unit
 
-Array = npt.NDArray[np.float64]
 # One observation, see :func:`prove`.
 Proved = dict[str, Any]
 

@@ -18,7 +18,6 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.certification.bound_propagation import backward_propagation, forward_propagation, region_of
@@ -27,9 +26,8 @@ from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.proof import GAP
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.benchmarks.proofs.integer_programs import solve_mip
-
-Array = npt.NDArray[np.float64]
 
 # L and U hold up to so much more than the error known, as in our search.
 _REACH = 1.001
@@ -45,7 +43,7 @@ class Mip:
     """
 
     program: LinearProgram
-    integral: npt.NDArray[np.bool_]
+    integral: Flags
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import highspy
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import SolverError
 from unrelu.lp.highs import LinearProgram, LiveProgram, Option, accepted
 from unrelu.lp.lp_status import LpStatus
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array, Flags
 
 # The smallest that leaves HiGHS room to branch.
 _TOLERANCE = 1e-9
@@ -38,9 +36,7 @@ class MipSolution:
     nodes: int
 
 
-def solve_mip(
-    program: LinearProgram, integral: npt.NDArray[np.bool_], time_limit: float = math.inf, gap: float = 1e-6
-) -> MipSolution:
+def solve_mip(program: LinearProgram, integral: Flags, time_limit: float = math.inf, gap: float = 1e-6) -> MipSolution:
     """Solve with some unknowns restricted to integers, on one thread, with presolve and all that HiGHS does by itself.
 
     Args:

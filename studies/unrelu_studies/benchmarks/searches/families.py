@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import kstest
 
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
@@ -28,8 +28,6 @@ from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, Famil
 from unrelu_studies.kit.markdown_tables import aims, short, table
 from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 # Observations of a cell, and those of them whose codes are compared with the best that is known.
 COUNT, QUICK_COUNT, JUDGED = 50, 10, 12

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import least_squares
 
 from unrelu import invert
 from unrelu.measurements import read_operator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.search.auto import Search
@@ -28,8 +28,6 @@ from unrelu_studies.kit.binomial import counted, share
 from unrelu_studies.kit.markdown_tables import per_cent, short, table
 from unrelu_studies.kit.numbers_file import plain
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 # Observations of a cell, which are inverted together.
 COUNT, QUICK_COUNT = 20, 10
@@ -179,13 +177,13 @@ def share_and_time(rows: list[Results], method: str) -> str:
     return f"{share(int(found), int(count))}, {short(float(np.median([r['milliseconds'][method] for r in rows])))} ms"
 
 
-def calibration_error(confidence: Array, best: npt.NDArray[np.bool_]) -> float:
+def calibration_error(confidence: Array, best: Flags) -> float:
     """The mean distance of confidence and share of best codes over ten bins, weighted by how many are in each."""
     bins = np.minimum(np.digitize(confidence, BINS) - 1, len(BINS) - 2)
     return float(sum(abs(best[bins == b].sum() - confidence[bins == b].sum()) for b in np.unique(bins)) / len(best))
 
 
-def _gathered(rows: list[dict[str, Any]]) -> tuple[Array, npt.NDArray[np.bool_]]:
+def _gathered(rows: list[dict[str, Any]]) -> tuple[Array, Flags]:
     return np.concatenate([r["confidence"] for r in rows]), np.concatenate([r["best"] for r in rows])
 
 

@@ -7,15 +7,13 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.kit.random_instances import gaussian_measurements, random, sizes_of
 from unrelu_studies.kit.trained_generators import PIXELS, plain_vae
-
-Array = npt.NDArray[np.float64]
 
 # Names are those of trained decoders, or "sizes activations seed" of random ones: weights N(0, 2 / n_{i-1}), which keep
 # the size of what a ReLU layer puts out; biases of half that size where the seed is odd.
@@ -95,7 +93,7 @@ def draw(name: str, measurement: str, noise: float, size: int, seed: int) -> Har
     return HardBatch(network, y, operator, deviation, truth)
 
 
-def _outside_block(n: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _outside_block(n: int, rng: np.random.Generator) -> Flags:
     seen = np.ones(n, dtype=bool)
     if n == PIXELS:
         row, column = rng.integers(13, size=2)

@@ -6,18 +6,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import unrelu
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.kit.markdown_tables import table
 from unrelu_studies.kit.timing import one_thread, processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 LATENT = 100
 WEIGHTS = ("tutorial", "normalised", "He")

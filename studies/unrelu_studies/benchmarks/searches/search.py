@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
@@ -32,7 +32,6 @@ from unrelu_studies.kit.markdown_tables import short, table
 from unrelu_studies.kit.timing import one_core, timed
 from unrelu_studies.kit.unit_runner import Unit
 
-Array = npt.NDArray[np.float64]
 # One method on one cell, see :func:`measure_cell`.
 Outcome = dict[str, Any]
 
@@ -51,7 +50,7 @@ class Ended:
     """A batch inverted: of each observation the code, (B, k), and the verdict, (B,)."""
 
     z: Array
-    success: npt.NDArray[np.bool_]
+    success: Flags
     confidence: Array
     p_value: Array
     statuses: list[str]

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu import zoo
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.streams import stream
 from unrelu_studies.kit.measures import identifiable, moved_by
 from unrelu_studies.kit.random_instances import gaussian_measurements, gaussian_network, sizes_of
 
-Array = npt.NDArray[np.float64]
 # A mask for each observation, a matrix, or nothing: all of the output is seen.
-Measured = npt.NDArray[np.bool_] | Array | None
+Measured = Flags | Array | None
 
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 # Random nets: weights N(0, 1 / n_i), no biases; another net for each batch, and codes at which its Jacobian has rank k.

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import chi2, kstest, ncx2
 
 from unrelu import zoo
 from unrelu._invert import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import stream
 from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
@@ -26,8 +26,6 @@ from unrelu_studies.kit.markdown_tables import aims, table
 from unrelu_studies.kit.random_instances import gaussian_network, sizes_of
 from unrelu_studies.kit.trained_generators import PLAIN_VAES, plain_vae
 from unrelu_studies.kit.unit_runner import Unit
-
-Array = npt.NDArray[np.float64]
 
 SIGMA = 0.1
 OPERATORS = ("full", "half", "gaussian")
@@ -124,7 +122,7 @@ class Measurement:
         """A x, (B, m), of outputs (B, n)."""
         return x @ self.matrix.T if self.matrix is not None else x if self.mask is None else x * self.mask
 
-    def take(self, rows: npt.NDArray[np.intp]) -> Measurement:
+    def take(self, rows: Index) -> Measurement:
         """That of some observations, which may come up several times."""
         return self if self.mask is None else Measurement(mask=self.mask[rows])
 
@@ -152,7 +150,7 @@ class OwnObservations:
         y = clean + level * (e if measurement.mask is None else e * measurement.mask)
         return cls(network, truth, measurement, y, level).take(np.arange(count))
 
-    def take(self, rows: npt.NDArray[np.intp]) -> OwnObservations:
+    def take(self, rows: Index) -> OwnObservations:
         """Some observations, which may come up several times."""
         return OwnObservations(self.network, self.truth[rows], self.measurement.take(rows), self.y[rows], self.sigma)
 

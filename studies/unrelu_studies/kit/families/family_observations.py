@@ -11,12 +11,11 @@ import numpy.typing as npt
 from unrelu import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
 from unrelu.thresholds import RADIUS
 from unrelu_studies.kit.families.trained_families import FAMILIES, TrainedFamily, family_network, others
 from unrelu_studies.kit.random_instances import gaussian_measurements
-
-Array = npt.NDArray[np.float64]
 
 # All outputs, a random half or quarter of them, and 2 k + 2 Gaussian measurements.
 MEASURED = ("all", "half", "quarter", "gauss")
@@ -73,7 +72,7 @@ class FamilyObservations:
         """Whether A picks entries."""
         return self.operator is not None and self.operator.dtype == bool
 
-    def take(self, rows: slice | npt.NDArray[np.intp]) -> FamilyObservations:
+    def take(self, rows: slice | Index) -> FamilyObservations:
         """Some of them."""
         return replace(self, y=self.y[rows], truth=None if self.truth is None else self.truth[rows])
 
@@ -95,11 +94,11 @@ class FamilyObservations:
         """The length of codes up to which the confidence of answers (B, k) compares them, (B,)."""
         return np.asarray(np.maximum(RADIUS * np.sqrt(self.network.latent_dim), np.linalg.norm(z, axis=1)))
 
-    def fitted_exactly(self, f: Array) -> npt.NDArray[np.bool_]:
+    def fitted_exactly(self, f: Array) -> Flags:
         """Whether objectives (B,) are zero but for rounding: at most :data:`ZERO` of |y|^2."""
         return np.asarray(f <= ZERO * np.square(self.measured).sum(axis=1))
 
-    def best(self, f: Array, known: Array) -> npt.NDArray[np.bool_]:
+    def best(self, f: Array, known: Array) -> Flags:
         """Whether no known objective is lower than these (B,) by more than :data:`WITHIN` of them."""
         return np.asarray((known >= (1 - WITHIN) * f) | self.fitted_exactly(f))
 

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
 from unrelu.models.activations import Activation
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu_studies.kit.families.family_observations import FamilyObservations
-
-Array = npt.NDArray[np.float64]
 
 # Rounds of descents; the incumbent of each is perturbed in the next one. After 10 rounds 96% of the codes are within 1%
 # of what three such searches find on real digits (the weight decay of the list to tune on), after 20 all of them.

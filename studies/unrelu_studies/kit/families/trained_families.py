@@ -16,7 +16,6 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor, nn
@@ -24,11 +23,10 @@ from torch import Tensor, nn
 from unrelu import zoo
 from unrelu.loaders import from_arrays, from_torch
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu_studies.kit.random_instances import sizes_of
-
-Array = npt.NDArray[np.float64]
 
 # Observations of each data set that are held out, and how many a made one has.
 HELD_OUT, MADE = 360, 2000

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from unrelu import zoo
 from unrelu._invert import invert
+from unrelu.runtime.array_types import Array
 from unrelu_studies.kit.measures import median, oracle, relative_error
 from unrelu_studies.kit.method_labels import options_of
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -21,8 +22,6 @@ from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.trained_generators import BOTH, TrainedGenerator, named
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, on_each_generator
-
-Array = npt.NDArray[np.float64]
 
 _SIDE = 28
 _VARIANCE = 0.3

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
 from unrelu._invert import invert
+from unrelu.runtime.array_types import Array, Flags
 from unrelu_studies.kit.measures import relative_error, said
 from unrelu_studies.kit.method_labels import METHODS, options_of
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -22,9 +23,6 @@ from unrelu_studies.kit.trained_generators import BOTH, TrainedGenerator, named
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, on_each_generator
 from unrelu_studies.peers.projected_gradient import ProjectedGradient
-
-Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _SIDE = 28
 _BATCH, _BATCHES, _BATCH_QUICK = 10, 2, 2  # pictures that are inverted together, under every mask
@@ -60,7 +58,7 @@ def _masks(quick: bool) -> tuple[str, ...]:
     return (_MASKS[0], _MASKS[2]) if quick else _MASKS
 
 
-def seen(mask: str, count: int, rng: np.random.Generator) -> Bools:
+def seen(mask: str, count: int, rng: np.random.Generator) -> Flags:
     """Which pixels are observed, (count, 28, 28); random ones are others for every picture."""
     whole = np.ones((count, _SIDE, _SIDE), dtype=bool)
     if mask == "the upper half":
@@ -76,7 +74,7 @@ def seen(mask: str, count: int, rng: np.random.Generator) -> Bools:
     return whole
 
 
-def _instances(generator: TrainedGenerator, batch: int, seed: int, quick: bool) -> tuple[Array, Array, Bools]:
+def _instances(generator: TrainedGenerator, batch: int, seed: int, quick: bool) -> tuple[Array, Array, Flags]:
     """Codes (c, k), their pictures (c, n) and what each mask lets see of them (masks, c, n)."""
     network, key = generator.load(), (seed, "fig4", generator.name)
     truth = random("truth", *key, batch).standard_normal((_BATCH, network.latent_dim))

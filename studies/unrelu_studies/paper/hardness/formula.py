@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
+from unrelu.runtime.array_types import Flags
 from unrelu.runtime.streams import stream
-
-Booleans = npt.NDArray[np.bool_]
 
 # The most that a clause may have.
 _LITERALS = 3
@@ -58,7 +57,7 @@ class Formula:
         """
         return bool(self._satisfied(as_assignments(assignment, self.variables, batch=False)[None])[0])
 
-    def models(self) -> Booleans:
+    def models(self) -> Flags:
         """All satisfying assignments, (number, n), by trying all 2^n.
 
         Raises:
@@ -74,7 +73,7 @@ class Formula:
         """Whether there is a satisfying assignment, by trying all 2^n; raises as :meth:`models`."""
         return len(self.models()) > 0
 
-    def _satisfied(self, assignments: Booleans) -> Booleans:
+    def _satisfied(self, assignments: Flags) -> Flags:
         """For each of the assignments (B, n) whether it satisfies the formula, (B,)."""
         satisfied = np.ones(len(assignments), dtype=bool)
         for clause in self.clauses:
@@ -101,7 +100,7 @@ def random_formula(variables: int, clauses: int, seed: int) -> Formula:
     return Formula(variables, tuple(tuple((c * rng.choice((-1, 1), _LITERALS)).tolist()) for c in chosen))
 
 
-def as_assignments(values: npt.ArrayLike, variables: int, batch: bool = True) -> Booleans:
+def as_assignments(values: npt.ArrayLike, variables: int, batch: bool = True) -> Flags:
     """An assignment (n,), or with ``batch`` also several (B, n), as a boolean array.
 
     Raises:

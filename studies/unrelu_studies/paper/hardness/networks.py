@@ -10,9 +10,8 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.loaders import from_arrays
 from unrelu.models.network import Network
-from unrelu_studies.paper.hardness.formula import Booleans, Formula, as_assignments
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array, Flags
+from unrelu_studies.paper.hardness.formula import Formula, as_assignments
 
 #: A max-norm residual below this proves a formula satisfiable; an unsatisfiable formula has none (but for rounding).
 SEPARATION = 0.5
@@ -38,7 +37,7 @@ class Reduction:
     network: Network
     observation: Array
 
-    def decode(self, z: npt.ArrayLike) -> Booleans:
+    def decode(self, z: npt.ArrayLike) -> Flags:
         """The assignment nearest to each code, z_i > 1/2: booleans, shaped like z.
 
         Args:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu_studies.kit.measures import slope
 from unrelu_studies.kit.method_labels import run
 from unrelu_studies.kit.numbers_file import Numbers, Row
@@ -19,8 +19,6 @@ from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noi
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
 from unrelu_studies.paper.theory import c_1, recovery_bound
-
-Array = npt.NDArray[np.float64]
 
 _EXPANSION = 5
 _LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

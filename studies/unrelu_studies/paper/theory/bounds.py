@@ -16,8 +16,6 @@ from unrelu.models.network import Network
 from unrelu.runtime.argument_numbers import numbers
 from unrelu_studies.paper.theory.constants import c_inf
 
-Array = npt.NDArray[np.float64]
-
 # Layer programs are solved to 1e-8 of their objective (1e-9 more in the test delta <= eps), to rounding, and to what
 # counts as zero; the last two relative to the largest output. Twice that at least.
 _GAP, _ROUNDING, _ZERO = 1e-7, 1e-12, 2e-10

@@ -34,8 +34,7 @@ from scipy import sparse
 from unrelu.errors import InputError
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 _UNIT = 2.0**-53
 # More than all products that are too small to be numbers.
