@@ -30,29 +30,30 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
-# Lemmas are sought for codes with F up to this multiple of the level, so that such codes exist.
+# Lemmas are sought for codes with F below this multiple of the level. It includes the best known code, so that the
+# programs of the lemmas are feasible.
 _REACH = 1.001
 # The relaxation is built again when the level has fallen by this share.
 _FALLEN = 1e-4
 # The primal heuristic runs at every 16th node, and whenever a better code is found.
 _HEURISTIC_EVERY = 16
-# Its most programs, and the share of F that is not worth another one.
+# The most programs of one run of the heuristic, and the share of F that a program must gain for another one to follow.
 _ROUNDS, _ENOUGH = 40, 1e-7
 # A pre-activation below this share of its layer's largest is at the kink.
 _AT_KINK = 1e-7
 # Passes of probing over the undecided neurons.
 _PASSES = 4
-# Multipliers of an empty node are enlarged by powers of this, up to its 6th, until they prove the level.
+# The multipliers of an empty node are multiplied by this up to six times, until they prove the level.
 _ENLARGED = 100.0
 
 
 class Node(NamedTuple):
-    """An open leaf of the tree: the codes with some signs of neurons.
+    """An open leaf of the tree: the codes with the signs that were decided on the way to it.
 
     Attributes:
         bound: the proved lower bound on F.
         number: see :class:`~unrelu.certification.proof.Proof`.
-        signs: the signs that it and its ancestors decide, (N,); 0 for the other neurons.
+        signs: the decided signs, (N,); 0 for the other neurons.
         solved: the solution of its relaxation.
         level: the level of the relaxation.
     """
@@ -65,7 +66,9 @@ class Node(NamedTuple):
 
 
 class BranchAndBound:
-    """One branch and bound. For 20-60-784 an open node takes about 4 KB, a closed one 2 KB and a split one 200 bytes.
+    """A search for the smallest error over all codes, by branch and bound.
+
+    For a 20-60-784 network, an open node takes about 4 KB, a closed one 2 KB and a split one 200 bytes.
 
     Args:
         chain, limits: the observation, and the limits of the search.
@@ -128,7 +131,7 @@ class BranchAndBound:
         self._program = NodeProgram(Relaxation(self.chain, self._regions.sharp), self.limits)
 
     def probe(self) -> None:
-        """Go on with splits of which one side is closed at once."""
+        """Split the open leaf at every neuron with a sign that can be closed at once."""
         for _ in range(_PASSES):
             before = len(self._splits)
             for neuron in np.flatnonzero(self.chain.bent):
@@ -139,7 +142,7 @@ class BranchAndBound:
                 break
 
     def _decide(self, node: Node, neuron: int) -> None:
-        """Split the only open node at a neuron if its side without the node's point can be closed."""
+        """Split the only open leaf at a neuron if the child that excludes the leaf's solution can be closed."""
         relaxation = self._program.relaxation
         if node.signs[neuron] or relaxation.decided[neuron] or not node.solved.known:
             return
@@ -171,7 +174,7 @@ class BranchAndBound:
                 self._record(number, _with_sign(node.signs, neuron, sign), node)
             del self._rows[node.number]
             return
-        # Up to rounding, its point is a code with F below the level.
+        # The relaxation is exact: up to rounding, its solution is a code with F below the level.
         self._offer(self._program.relaxation.code(node.solved.x), inside=True)
         if self.level < node.level * (1 - GAP / 4):
             if self.level < self._level:
@@ -191,7 +194,7 @@ class BranchAndBound:
                 self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
 
     def _bounded(self, signs: Signs, above: Node | None) -> tuple[float, Row, Solved]:
-        """The proved bound for some signs, its row, and the solution that it follows from."""
+        """Solve the relaxation for some signs; return the proved bound, its row and the solution."""
         # The basis of an earlier relaxation is not used, because rows may have changed.
         start = above.solved.basis if above is not None and above.level == self._level else None
         solved, multipliers = self._program.solve(signs, start, self.level)
@@ -205,8 +208,8 @@ class BranchAndBound:
             multipliers = Multipliers(multipliers.kappa, _ENLARGED * multipliers.slopes)
         return bound, packed(safe), solved
 
-    def ends(self) -> list[Row]:
-        """The rows of bounds on z_1 ... z_k and -z_1 ... -z_k in the open leaf; none if there is no open leaf."""
+    def box_rows(self) -> list[Row]:
+        """Prove bounds on z_1 ... z_k and -z_1 ... -z_k in the open leaf, if there is one; return their rows."""
         if not self._heap:
             return []
         k, unit, signs = self.chain.latent_dim, self.chain.frame[1], self._heap[0].signs
@@ -216,11 +219,11 @@ class BranchAndBound:
         safe = (safe_multipliers(self.chain, sharp, multipliers, of_error=False) for multipliers in found)
         return [packed(row.times(float(unit[i % k]))) for i, row in enumerate(safe)]
 
-    def proof(self, ends: Sequence[Row] = ()) -> Proof:
-        """The proof so far. For a box, ``ends`` are the rows of the open leaf."""
-        open_leaf = self._heap[0].number if ends else -1
+    def proof(self, box_rows: Sequence[Row] = ()) -> Proof:
+        """Collect the proof so far; for a box, with the rows of the open leaf."""
+        open_leaf = self._heap[0].number if box_rows else -1
         closed = (self._rows[number] for number in sorted(self._rows) if number != open_leaf)
-        index, value = zip(*map(packed, self._lemmas.sums), *closed, *ends, strict=True)
+        index, value = zip(*map(packed, self._lemmas.sums), *closed, *box_rows, strict=True)
         parent, neuron = np.array(self._splits, dtype=np.int64).reshape(-1, 2).T
         pointer, rows = np.cumsum([0, *map(len, index)]), (np.concatenate(index), np.concatenate(value))
         return Proof(self.level, self._lemmas.balance, parent, neuron, open_leaf, pointer, *rows)
@@ -238,9 +241,9 @@ class BranchAndBound:
             self._improve(z)
 
     def _keep(self, z: Array) -> bool:
-        """Keep a code if it is better than the best one, and return whether it is by more than rounding.
+        """Keep a code if it is better than the best one; return whether it gains more than rounding.
 
-        The level is just below the best known error; a node without codes below it is closed.
+        The level is set just below the best known error. A node without codes below the level is closed.
         """
         value, before = self.chain.objective(z), self.upper
         if value < before:
@@ -251,10 +254,10 @@ class BranchAndBound:
         return value < before * (1 - _ENOUGH)
 
     def _improve(self, z: Array) -> None:
-        """The primal heuristic: keep the best code of the linear region of z, then of adjacent ones while that gains.
+        """Improve a code by the primal heuristic: go to the best code of its linear region, then of adjacent ones.
 
-        With all signs decided, the node's program is that of a linear region. Neurons that are at their kink at its
-        best code are then given the other sign.
+        With all signs decided, the node's program is that of a linear region. Neurons that are at their kink at the
+        best code then get the other sign. The heuristic ends when F no longer falls.
         """
         for _ in range(_ROUNDS):
             u = self.chain.pre_activations(z)
@@ -267,7 +270,7 @@ class BranchAndBound:
 
 
 def _with_sign(signs: Signs, neuron: int, sign: int) -> Signs:
-    """The signs with that of one more neuron."""
+    """Copy the signs and decide that of one more neuron."""
     signs = signs.copy()
     signs[neuron] = sign
     return signs

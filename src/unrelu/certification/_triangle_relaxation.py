@@ -31,7 +31,7 @@ _AGREES = 1e-9
 
 
 class RelaxationRows(NamedTuple):
-    """Rows lo <= own + factor u <= hi, with u of one neuron and its own unknown: its output h, its error, or none.
+    """Rows lo <= own + factor u <= hi: u is a pre-activation, and own an unknown of its neuron (h, the error, or none).
 
     Attributes:
         kind, neuron: kind and neuron of each row, (M,).
@@ -49,7 +49,7 @@ class RelaxationRows(NamedTuple):
 
 
 class Relaxation:
-    """The program of a chain: min F over the codes with F < level.
+    """The linear relaxation of min F over the codes with F < level.
 
     Args:
         chain: the chain to relax.
@@ -92,7 +92,10 @@ class Relaxation:
         self.cost = np.repeat([0.0, 1.0], [k + hidden, self._sums])
 
     def _hidden(self) -> list[tuple[Any, ...]]:
-        """The fields of :class:`RelaxationRows` of hidden neurons by kind; one number is that of all rows of a kind."""
+        """Write the rows of hidden neurons by kind, as fields of :class:`RelaxationRows`.
+
+        A number stands for all rows of its kind.
+        """
         number, c = np.arange(self.chain.ends[-2]), np.concatenate([*self.chain.slopes[:-1], np.zeros(0)])
         low, high, h = self.region.low[number], self.region.high[number], self.chain.latent_dim + number
         chord = np.flatnonzero((c < 1) & np.isfinite(low) & np.isfinite(high) & (low < 0) & (high > 0))
@@ -104,13 +107,13 @@ class Relaxation:
         ]
 
     def _errors(self) -> list[tuple[Any, ...]]:
-        """The same for the rows error + sigma v >= side of the outputs."""
+        """Write the rows error + sigma v >= side of the outputs in the same way."""
         y, c = self.chain.y, self.chain.slopes[-1]
         number = np.arange(self.chain.ends[-2], self.chain.ends[-1])
         low, positive = self.region.low[number], y > 0
         error = self.size - self._sums + (np.arange(len(y)) if self._sums > 1 else np.zeros(len(y), dtype=np.int64))
-        # The v of the smallest error, and the slope of the envelope to the left of it: where err is concave, that of
-        # the line from the end of the interval.
+        # The v of the smallest error, and the slope of the envelope to the left of it. Where err is concave there, the
+        # envelope is a line from the end of the interval.
         least = np.where(positive, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
         finite = np.where(np.isfinite(low), low, 0.0)
         line = np.divide(y - self.chain.outputs(-1, finite), y - finite, out=np.ones_like(y), where=y > finite)
@@ -126,7 +129,7 @@ class Relaxation:
         ]
 
     def sides(self, signs: Signs) -> tuple[Array, Array]:
-        """The sides of all rows of the matrix with some neurons decided, (M,) each."""
+        """Compute the sides of all rows with some neurons decided, (M,) each."""
         kind, neuron = self.rows.kind, self.rows.neuron
         sign = np.where(signs != 0, signs, self.decided)[neuron]
         lo, hi = self.rows.lo.copy(), self.rows.hi.copy()
@@ -138,16 +141,16 @@ class Relaxation:
         return lo - self.shift, hi - self.shift
 
     def code(self, x: Array) -> Array:
-        """The code z of a point, see :meth:`CertifiedChain.at_bounds`."""
+        """Return the code z of a point, see :meth:`CertifiedChain.at_bounds`."""
         center, unit = self.chain.frame
         return self.chain.at_bounds(center + unit * x[: self.chain.latent_dim])
 
     def pre_activations(self, x: Array) -> Array:
-        """The pre-activations of all neurons at a point, (N,)."""
+        """Compute the pre-activations of all neurons at a point, (N,)."""
         return np.asarray(self._map @ x[: self._map.shape[1]] + self._biases)
 
     def violations(self, x: Array, signs: Signs) -> Array:
-        """The geometric mean of h - u and h - c u at a point, (N,); 0 if a neuron is decided or agrees with phi.
+        """Compute the geometric mean of h - u and h - c u at a point, (N,); 0 where a neuron is decided or h = phi(u).
 
         For outputs whose error is not convex (sums of errors only), it is the error minus its envelope.
         """
@@ -161,10 +164,11 @@ class Relaxation:
         return np.sqrt(np.where(agrees, 0.0, above * below))
 
     def multipliers(self, y: Array, of_error: bool = True) -> Multipliers:
-        """The multipliers of a bound from those of all rows, (M,).
+        """Convert the multipliers of all rows, (M,), to those of a bound.
 
-        Those of the bounds of unknowns are not needed: the minima in :mod:`~unrelu.certification.safe_bounds` find the
-        best ones. In a bound ``of_error``, the output with the largest floor pays what the rows leave of the cost.
+        The bounds of unknowns need no multipliers: the minima in :mod:`~unrelu.certification.safe_bounds` find the best
+        ones. For a bound on the largest error (``of_error``), the weights of the errors have the sum 1, and what the
+        rows leave of it goes to the output with the largest floor.
         """
         chain, rows, size = self.chain, self.rows, int(self.chain.ends[-1])
         kappa = np.ones(len(chain.y))

@@ -53,7 +53,7 @@ class Regions:
 
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
-    """The interval of v with err_j(v) < level for every output, rounded outwards; (1, 0) if it is empty."""
+    """Compute the interval of v with err_j(v) < level for every output, rounded outwards; (1, 0) if it is empty."""
     y, flat = chain.y, chain.slopes[-1] == 0
     low, high = (side - sign * 4 * _UNIT * (np.abs(side) + level) for side, sign in ((y - level, 1), (y + level, -1)))
     below, above = _before(chain.slopes[-1], low, high)
@@ -64,10 +64,10 @@ def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
 
 
 def region_of(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Regions:
-    """The regions of codes with F(z) < level that the lemmas prove, each recomputed from its multipliers.
+    """Compute the regions of codes with F(z) < level. Every lemma is recomputed from its multipliers.
 
     The lemmas hold for all z. Interval arithmetic follows, from the radius that they prove. If they prove none, the
-    radius is RADIUS and all that follows holds for codes up to it.
+    radius is RADIUS, and what follows holds for codes up to it.
     """
     sharp = backward_propagation(chain, level, lemmas)
     proven = math.isfinite(sharp.radius)
@@ -77,10 +77,10 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Regions:
 
 
 def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Region:
-    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the lemmas.
+    """Compute the region of all z with F(z) < level, from level sets of the outputs, inverses of layers and lemmas.
 
-    Rows of W h + b = u with both ends of u known bound the inputs h of a layer, and with it the u of the layer before.
-    This is equation (5) of the paper with intervals. The first layer bounds the code.
+    In W h + b = u, the rows with two finite ends of u bound the inputs h of a layer. These are the outputs of the layer
+    before, so they bound its u. This is equation (5) of the paper with intervals. The first layer bounds the code.
     """
     unknown = np.full(chain.ends[-2], np.inf)
     low, high = level_set(chain, level)
@@ -100,7 +100,7 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) ->
 
 
 def _largest(chain: CertifiedChain, region: Region, level: float, layer: int, multipliers: Multipliers) -> float:
-    """The upper end of the outputs of a ReLU layer: they are at least 0, so each is at most their sum."""
+    """Bound the outputs of a ReLU layer from above by their sum, as none of them is negative."""
     if chain.slopes[layer].any() or not multipliers.slopes.any():
         return math.inf
     total = np.zeros(chain.ends[-1])
@@ -112,7 +112,7 @@ def _largest(chain: CertifiedChain, region: Region, level: float, layer: int, mu
 def inverted(
     chain: CertifiedChain, layer: int, low: Array, high: Array, slack: Array | float = 0.0
 ) -> tuple[Array, Array]:
-    r"""Intervals of the inputs h of a layer with low - slack |h|_inf <= W h + b <= high; infinite if they prove none.
+    r"""Bound the inputs h of a layer with low - slack |h|_inf <= W h + b <= high, by infinity if nothing is proved.
 
     From the rows with two finite ends, with P the pseudo-inverse of their W: h = P (u - b) + (I - P W) h. So h is
     within R_i + D_i |h|_inf of P ((low + high) / 2 - b), with R = |P| (high - low) / 2 and D the sums of the rows of
@@ -137,11 +137,11 @@ def inverted(
 
 
 def _balanced(chain: CertifiedChain, low: Array, high: Array, mu: Array) -> tuple[Array, Array | float]:
-    r"""Lower ends and their slack of all u = W z + b in the first layer, from upper ends H and a balance mu.
+    r"""Bound all u = W z + b of the first layer from below, by their upper ends H and a balance mu.
 
     Let mu > 0 with W^T mu = 0 up to rounding, and rho the sum of the rounding errors of W^T mu. The mu-weighted sum of
     u - b is at least :math:`-\rho |z|_\infty`. So each u_i is at least :math:`b_i - (C + \rho |z|_\infty) / \mu_i`
-    with :math:`C = \sum_j \mu_j (|H_j| + |b_j|)`.
+    with :math:`C = \sum_j \mu_j (|H_j| + |b_j|)`. Return the lower ends, and the factors of :math:`|z|_\infty`.
     """
     weight, bias = chain.weights[0], chain.biases[0]
     if not (len(mu) and (mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
@@ -152,7 +152,7 @@ def _balanced(chain: CertifiedChain, low: Array, high: Array, mu: Array) -> tupl
 
 
 def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
-    """Intervals of u with low <= phi(u) <= high, rounded outwards."""
+    """Compute the intervals of u with low <= phi(u) <= high, rounded outwards."""
     steep = np.where(slope > 0, slope, 1.0)
     below, above = np.where(low < 0, low / steep, low), np.where(high < 0, high / steep, high)
     below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)

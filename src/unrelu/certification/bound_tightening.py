@@ -1,6 +1,6 @@
 r"""Bounds of the hidden layers and the code before the search, from the output down, by one small program per layer.
 
-They keep the rounding errors of all further bounds finite, so crude ones suffice.
+They only keep the rounding errors of later bounds finite, so crude ones suffice.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
-# The multipliers of sums give each h this share more than its coefficient, so that rounding cannot leave it less.
+# In the program of a sum, every h gets this share more than its coefficient, so that rounding cannot leave it less.
 _MORE = 1e-9
 
 
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> Lemmas:
-    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as possible.
+    """Find lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as possible.
 
-    No program begins after ``end``, by ``now()``. A code with bounds needs no lemmas. A ReLU layer l is bounded by
-    max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
+    A ReLU layer l is bounded by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high. No program
+    begins after ``end``, by ``now()``. A code with bounds needs no lemmas.
     """
     lemmas = Lemmas()
     if chain.bounds is not None:
@@ -45,9 +45,9 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
 
 
 def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multipliers | None:
-    """The multipliers of the largest sum of a ReLU layer's outputs h >= 0, from the intervals of the next layer.
+    """Bound the sum of a ReLU layer's outputs h >= 0 by the intervals of the next layer; None if that is impossible.
 
-    They solve the dual program, which has a row for each h: min high . p - low . q subject to W^T (p - q) >= 1.
+    The multipliers solve the dual program, with a row for each h: min high . p - low . q subject to W^T (p - q) >= 1.
     """
     at, weight, shift = chain.neurons(layer + 1), chain.weights[layer + 1], chain.biases[layer + 1]
     above, below = np.flatnonzero(np.isfinite(region.high[at])), np.flatnonzero(np.isfinite(region.low[at]))
@@ -65,7 +65,7 @@ def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multiplie
 
 
 def _balance(weight: Array) -> Array:
-    """mu >= 1 with W^T mu = 0, by non-negative least squares; empty if there is no such mu."""
+    """Find mu >= 1 with W^T mu = 0 by non-negative least squares; empty if there is no such mu."""
     try:
         more, off = nnls(weight.T, -weight.sum(axis=0))
     except RuntimeError:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
-from unrelu.display.text_tables import html_table, named_lines, text_table
+from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.working_units import Coordinates, on_coordinates
@@ -36,17 +36,13 @@ from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # F(z) may differ between machines by this share of the data.
 _SAME = 1e-12
-# Lines of a printed batch.
+# The most certificates in the table of a printed batch.
 _LARGEST_GAPS = 12
-_HEADINGS = ("index", "status", "lower", "upper", "gap", "rank")
 # The most entries of a history; a search of an hour has thousands.
 _LONGEST_HISTORY = 10**6
-# Numbers and their types; those of a proof by their annotations.
-_NUMBERS: dict[str, Any] = {
-    **dict.fromkeys(("lower", "upper", "eps", "radius", "seconds", "scale"), np.float64),
-    **dict.fromkeys(("rank", "nodes"), np.int64), "identifiable": np.bool_,
-}  # fmt: skip
-_TYPES: dict[Any, Any] = {"float": np.float64, "Array": np.float64, "int": np.int64, "Integers": np.int64}
+# The types in files, by annotation: of numbers, and of the arrays of a proof.
+_NUMBERS: dict[Any, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_}
+_ARRAYS: dict[Any, Any] = {"Array": np.float64, "Integers": np.int64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +68,7 @@ class Certificate:
             as there is a direction of the code in which no bound could be proved.
         nodes: number of solved relaxations.
         seconds: wall time of the bounds, without the box.
-        history: the bounds over time. These three are remarks on the effort, which nothing proves.
+        history: the bounds over time. Nodes, seconds and history only describe the effort; nothing proves them.
         exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.working_units`. Outputs of layer
             l are multiplied by 2^exponents[l].
         proof, box_proof: the proofs that :meth:`verify` checks.
@@ -113,14 +109,14 @@ class Certificate:
         return f"<Certificate: {self.status.name}, {self.norm} error from {self.lower:.6g} to {self.upper:.6g}>"
 
     def __str__(self) -> str:
-        """The proved statements in words, in at most 15 lines."""
-        return "\n".join(["Certificate", *named_lines(self._entries())])
+        """Say what is proved, in at most 15 lines."""
+        return str(self._printed())
 
     def _repr_html_(self) -> str:
-        return html_table(["certificate", self.status.name], self._entries(), ["certificate", self.status.name])
+        return self._printed().html()
 
-    def _entries(self) -> list[tuple[str, str]]:
-        """Names and texts of the proved statements."""
+    def _printed(self) -> Printed:
+        """Put the proved statements into words."""
         bound = f"no code has one below {self.lower:.6g}" if self.lower > 0 else "nothing was proved of other codes"
         inside = ""
         if self.box is not None:
@@ -129,14 +125,14 @@ class Certificate:
             inside += f"{(high - low).min():.3g} to {(high - low).max():.3g}"
             inside = inside if (low <= high).all() else f"empty: no code has errors up to {self.eps:.6g}"
         held = 0 if self.bounds is None else int((self.bounds[..., 0] == self.bounds[..., 1]).sum())
-        return [
+        return Printed("Certificate", [
             (self.status.name, self.message),
             ("error", f"{self.upper:.6g} ({self.norm}) at the code z; {bound} (gap {self.gap:.2g})"),
             ("box", inside),
             ("uniqueness", uniqueness(self.identifiable, self.rank, -1, self.z.size - held)),
             ("effort", f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"),
             ("check", "c.verify(network, y), from the multipliers that are stored" if self.proof else ""),
-        ]
+        ])  # fmt: skip
 
     @property
     def gap(self) -> float:
@@ -164,7 +160,7 @@ class Certificate:
         )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
-        """Whether every number follows from the stored proofs, the network and the observation.
+        """Check whether every number follows from the stored proofs, the network and the observation.
 
         Bounds and box are checked without a solver. Rank and identifiability of z are recomputed, with small linear
         programs if neurons are at their kink.
@@ -181,12 +177,12 @@ class Certificate:
         return self.flaw(network, y, operator) is None
 
     def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
-        """The first statement that does not follow, in a sentence; None if all follow. See :meth:`verify`."""
+        """Name the first statement that does not follow, in a sentence; None if all follow. See :meth:`verify`."""
         with flush_subnormals(False):
             return next(self._flaws(network, y, operator), None)
 
     def _flaws(self, network: Generator, y: npt.ArrayLike, operator: Any) -> Iterator[str]:
-        """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""
+        """Yield the statements that do not follow. Only the first one counts, as later checks rely on earlier ones."""
         if self.norm not in ("linf", "l1"):
             yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
         problem = Problem.build(network, y, operator=operator, scale="none")
@@ -218,10 +214,7 @@ class Certificate:
             yield from _flaws_in_units(flat, chain, replace(chain, norm="linf"))
 
     def rescaled(self, exponent: int, latent_shape: Shape) -> Certificate:
-        """The same certificate with codes of another shape, and all bounds in units of y multiplied by 2^exponent.
-
-        Proofs are found and checked on flat codes.
-        """
+        """Reshape the codes, and multiply all bounds by 2^exponent: proofs are found and checked on flat codes."""
         with np.errstate(over="ignore", under="ignore"):
             lower, upper, eps, scale = np.ldexp([self.lower, self.upper, self.eps, self.scale], exponent).tolist()
         box, bounds = (None if ends is None else ends.reshape(*latent_shape, 2) for ends in (self.box, self.bounds))
@@ -255,7 +248,7 @@ class Certificate:
 
 
 def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[ProofStatus, bool]]:
-    """The statuses that state a result, the strongest first, and whether each holds."""
+    """List the statuses that state a result, the strongest first, and whether each holds."""
     return [
         (ProofStatus.OUT_OF_RANGE, certificate.out_of_range),
         (ProofStatus.EXACT_FIT, chain.exact(certificate.z)),
@@ -264,7 +257,7 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
 
 
 def _flaws_in_units(c: Certificate, chain: CertifiedChain, largest: CertifiedChain) -> Iterator[str]:
-    """The same for a flat code in the units of a chain; ``largest`` is the chain with the norm of boxes."""
+    """Yield the same for a flat code in the units of a chain; ``largest`` is the chain with the norm of boxes."""
     value = chain.objective(c.z)
     off = _SAME * max(chain.scale, min(value, c.upper)) * (1 if c.norm == "linf" else len(chain.y))
     if not (abs(value - c.upper) <= off and abs(c.scale - chain.scale) <= off):
@@ -294,8 +287,8 @@ def _flaws_in_units(c: Certificate, chain: CertifiedChain, largest: CertifiedCha
 
 
 def table_of(certificate: Certificate) -> dict[str, Any]:
-    """A table of all texts, numbers and arrays of a certificate, each under its own name."""
-    table = {name: kind(getattr(certificate, name)) for name, kind in _NUMBERS.items()}
+    """Make a table of all texts, numbers and arrays of a certificate, each under its own name."""
+    table = {name: kind(getattr(certificate, name)) for name, kind in _numbers_of(Certificate)}
     table |= {"norm": certificate.norm, "status": certificate.status.name, "z": certificate.z}
     table |= {name: a for name in ("box", "bounds") if (a := getattr(certificate, name)) is not None}
     table["exponents"] = np.array(certificate.exponents, dtype=np.int64)
@@ -307,28 +300,32 @@ def table_of(certificate: Certificate) -> dict[str, Any]:
 
 
 def fields_of(table: Table) -> dict[str, Any]:
-    """The fields of a certificate from its table; raises KeyError, TypeError or ValueError."""
-    moments = array_of(table["history"], np.float64).reshape(-1, 4)
-    if len(moments) > _LONGEST_HISTORY:
-        raise ValueError(f"the history has {len(moments):,} moments")
+    """Restore the fields of a certificate from its table; raise KeyError, TypeError or ValueError if one is invalid."""
+    history = array_of(table["history"], np.float64).reshape(-1, 4)
+    if len(history) > _LONGEST_HISTORY:
+        raise ValueError(f"the history has {len(history):,} entries")
     return {
-        **{name: number_of(table[name], kind) for name, kind in _NUMBERS.items()},
+        **{name: number_of(table[name], kind) for name, kind in _numbers_of(Certificate)},
         "norm": text_of(table["norm"]), "status": ProofStatus[text_of(table["status"])],
         "z": array_of(table["z"], np.float64),
         **{name: array_of(table[name], np.float64) if name in table else None for name in ("box", "bounds")},
         **{name: _proof(table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
         "exponents": tuple(array_of(table["exponents"], np.int64).reshape(-1).tolist()),
-        "history": tuple(BoundsAt(float(s), int(n), float(a), float(b)) for s, n, a, b in moments),
+        "history": tuple(BoundsAt(float(s), int(n), float(a), float(b)) for s, n, a, b in history),
     }  # fmt: skip
 
 
+def _numbers_of(kind: type[Certificate | Proof]) -> list[tuple[str, Any]]:
+    """List the fields that are numbers, with their types in files."""
+    return [(entry.name, _NUMBERS[entry.type]) for entry in fields(kind) if entry.type in _NUMBERS]
+
+
 def _proof(table: Table, name: str) -> Proof:
-    """A proof from its numbers and flat arrays."""
-    values: dict[str, Any] = {}
+    """Restore a proof from its numbers and flat arrays."""
+    values: dict[str, Any] = {entry: number_of(table[f"{name}.{entry}"], kind) for entry, kind in _numbers_of(Proof)}
     for entry in fields(Proof):
-        array, kind = table[f"{name}.{entry.name}"], _TYPES[entry.type]
-        number = entry.type in ("float", "int")
-        values[entry.name] = number_of(array, kind) if number else array_of(array, kind).reshape(-1)
+        if entry.type in _ARRAYS:
+            values[entry.name] = array_of(table[f"{name}.{entry.name}"], _ARRAYS[entry.type]).reshape(-1)
     return Proof(**values)
 
 
@@ -375,26 +372,27 @@ class Certificates(Sequence[Certificate]):
         return f"<Certificates: {len(self)}, {self._counts()}>"
 
     def __str__(self) -> str:
-        """The number of certificates by status, and a table of the largest gaps, in at most 15 lines."""
-        title = f"{count(len(self), 'certificate')}: {self._counts()}; the largest gaps:"
-        return "\n".join([title, *text_table(_HEADINGS, self._rows(), ["status"])])
+        """Count the certificates by status, and list the largest gaps, in at most 15 lines."""
+        return str(self._printed())
 
     def _repr_html_(self) -> str:
-        return f"<div><p>{self._counts()}</p>{html_table(_HEADINGS, self._rows(), ['status'])}</div>"
+        return self._printed().html()
 
     def _counts(self) -> str:
-        """How many certificates have each status."""
+        """Say how many certificates have each status."""
         return ", ".join(f"{n} {name}" for name, n in Counter(s.name for s in self.status).most_common())
 
-    def _rows(self) -> list[list[str]]:
-        """The rows of the certificates with the largest gaps."""
+    def _printed(self) -> Printed:
+        """Count the certificates by status, with a table of those with the largest gaps."""
         chosen = ((i, self._all[i]) for i in np.argsort(-self.gap, kind="stable")[:_LARGEST_GAPS])
-        return [
+        rows = [
             [str(i), c.status.name, f"{c.lower:.6g}", f"{c.upper:.6g}", f"{c.gap:.2g}", str(c.rank)] for i, c in chosen
         ]
+        title = f"{count(len(self), 'certificate')}: {self._counts()}; the largest gaps:"
+        return Printed(title, tables=[("", ("index", "status", "lower", "upper", "gap", "rank"), rows)])
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
-        """Whether every certificate verifies, see :meth:`Certificate.verify`.
+        """Check whether every certificate verifies, see :meth:`Certificate.verify`.
 
         Args:
             network: G.
@@ -413,7 +411,7 @@ class Certificates(Sequence[Certificate]):
 
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:
-    """The rank of A J at a code (k,), and whether no other code nearby within the bounds has the same A G(z)."""
+    """Compute the rank of A J at a code (k,), and whether no other code near it within the bounds fits as well."""
     if bounds is not None and bounds.fixed.any():
         one = np.ones(int((~bounds.fixed).sum()))
         network = on_coordinates(network, Coordinates(0 * one, one, bounds, bounds.free))

@@ -1,4 +1,4 @@
-r"""The object of certification: a chain of dense piecewise linear layers, and the errors of its outputs.
+r"""What is certified: a chain of dense piecewise linear layers, and the errors of its outputs.
 
 .. math:: u_l = W_l h_{l-1} + b_l, \quad h_l = \phi_l(u_l), \quad h_0 = z, \qquad err_j(v) = |y_j - \phi_d(v)|
 
@@ -25,7 +25,7 @@ from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.memory_limits import PROOF_NUMBERS
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
-# The sign of every neuron that was decided, (N,); 0 for the others.
+# The signs of neurons, (N,); 0 where the sign is not decided.
 Signs = npt.NDArray[np.int8]
 
 # A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
@@ -58,7 +58,7 @@ class CertifiedChain:
 
     @property
     def latent_dim(self) -> int:
-        """K, the number of latent coordinates."""
+        """k, the number of latent coordinates."""
         return int(self.weights[0].shape[1])
 
     @cached_property
@@ -79,7 +79,7 @@ class CertifiedChain:
         return self.bounds.lower + half, np.ldexp(1.0, np.frexp(half)[1])
 
     def at_bounds(self, z: Array) -> Array:
-        """A code inside the bounds; exactly at a bound if it is there up to rounding."""
+        """Move a code into the bounds, and exactly to a bound if it is there up to rounding."""
         if self.bounds is None:
             return z
         lower, upper, near = self.bounds.lower, self.bounds.upper, _AT_BOUND * self.frame[1]
@@ -91,7 +91,7 @@ class CertifiedChain:
         return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
 
     def neurons(self, layer: int) -> slice:
-        """The numbers of the neurons of a layer, counted from 0; -1 for the outputs."""
+        """Return the numbers of the neurons in a layer; layers are counted from 0, and -1 is the last one."""
         layer %= self.depth
         return slice(int(self.ends[layer]), int(self.ends[layer + 1]))
 
@@ -107,10 +107,10 @@ class CertifiedChain:
         return np.concatenate(parts)
 
     def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
-        """The same chain with the outputs of layer l, and y for the last layer, multiplied by 2^exponents[l].
+        """Multiply the outputs of layer l, and y with those of the last layer, by 2^exponents[l].
 
-        None if a number would be rounded, as a proof for another chain does not hold for this one, or if there is not
-        one exponent for each layer.
+        None if a number would be rounded, because a proof for a rounded chain does not hold for this one. None also if
+        there is not one exponent for each layer.
         """
         if len(exponents) != self.depth:
             return None
@@ -124,11 +124,11 @@ class CertifiedChain:
         return replace(self, weights=tuple(scaled[: self.depth]), biases=tuple(scaled[self.depth : -1]), y=scaled[-1])
 
     def outputs(self, layer: int, u: Array) -> Array:
-        """phi(u) for a layer, counted from 0."""
+        """Compute phi(u) for a layer, counted from 0."""
         return np.where(u > 0, u, self.slopes[layer] * u)
 
     def pre_activations(self, z: Array) -> list[Array]:
-        """u_1 ... u_d at a code (k,)."""
+        """Compute u_1 ... u_d at a code (k,)."""
         h, values = z, []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             values.append(weight @ h + bias)
@@ -136,16 +136,16 @@ class CertifiedChain:
         return values
 
     def errors(self, v: Array) -> Array:
-        """|y - phi(v)| for the last pre-activations v, (n_d,)."""
+        """Compute |y - phi(v)| for the last pre-activations v, (n_d,)."""
         return np.abs(self.y - self.outputs(-1, v))
 
     def objective(self, z: Array) -> float:
-        """F(z): the largest error or the sum of errors."""
+        """Compute F(z), the largest error or the sum of errors."""
         errors = self.errors(self.pre_activations(z)[-1])
         return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
 
     def exact(self, z: Array) -> bool:
-        """Whether z fits exactly: F(z) is at most 1e-8 max|y| or (if y = 0) the rounding error of outputs."""
+        """Check whether z fits exactly: F(z) is at most 1e-8 max|y|, or at most the rounding error of the outputs."""
         h = self.outputs(-2, self.pre_activations(z)[-2]) if self.depth > 1 else z
         size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
         rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
@@ -153,7 +153,7 @@ class CertifiedChain:
 
 
 def obstacle(network: Generator) -> str | None:
-    """Why a generator cannot be certified, in a sentence; None if it can."""
+    """Say why a generator cannot be certified, in a clause; None if it can."""
     if not isinstance(network, Network):
         return "its layers are not known"
     for i, layer in enumerate(network.layers, 1):
@@ -191,7 +191,7 @@ def certifiable(network: Generator, operator: Operator) -> Network:
 def chain_of(
     network: Generator, operator: Operator, y: Array, norm: str, bounds: Bounds | None = None
 ) -> CertifiedChain:
-    """The chain of one observation (m,), without entries hidden by a mask.
+    """Build the chain of one observation (m,), without entries hidden by a mask.
 
     Raises:
         UnsupportedModelError: see :func:`certifiable`.

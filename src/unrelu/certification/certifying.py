@@ -1,4 +1,4 @@
-"""Certification of an observation and a code, with the box that contains every code that explains the observation."""
+"""Certification of an observation: bounds on the smallest error, and a box of all codes that explain it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,17 @@ _MORE, _OF_DATA = 1e-9, 1e-12
 _LEAST = 1e-280
 # Stored bounds are looser by this share, so that they can be verified on machines that add in another order.
 _ROOM = 1e-13
-# The largest share of the time for the enclosure.
+# The largest share of the time for the box.
 _SHARE = 0.3
 
 
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
-    """A proof of the box of all codes with F(z) <= eps.
-
-    Coordinates that are not bounded within the limits are bounded by the radius only.
-    """
+    """Prove a box of all codes with F(z) <= eps. Where the limits are met, only the radius bounds a coordinate."""
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
     search = BranchAndBound(chain, limits, level=level)
     search.begin()
     search.probe()
-    return search.proof(search.ends())
+    return search.proof(search.box_rows())
 
 
 @flush_subnormals(False)
@@ -47,7 +44,7 @@ def prove(
     network: Generator, operator: Operator, y: Array, z: Array, *, norm: str, eps: float, box: bool, limits: Limits,
     bounds: Bounds | None = None,
 ) -> Certificate:  # fmt: skip
-    """A certificate of one observation (m,), starting from a code (k,); with eps and ``box``, the box comes first.
+    """Certify one observation (m,), starting from a code (k,). With a finite eps and ``box``, the box comes first.
 
     ``bounds`` have two finite ends for every coordinate and contain the code.
 
@@ -90,7 +87,7 @@ def prove(
 
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
-    """The box of all codes with errors up to eps, its proof and its radius; None if the time ran out."""
+    """Enclose all codes with errors up to eps; return the box, its proof and its radius, None if the time ran out."""
     if limits.over():
         return None
     largest, begin = replace(chain, norm="linf"), now()

@@ -1,7 +1,7 @@
-"""Solution of the relaxation under decisions by HiGHS, warm-started from a program with one decision less.
+"""Solving the relaxation of a node by HiGHS, warm-started from the program of the node above.
 
-A node's program has a working set of rows (row generation): most outputs of a ReLU are far from being constrained.
-Of the solver's answers only the multipliers count, and the bounds that they prove are recomputed.
+A program has a working set of rows (row generation), because most outputs of a ReLU are far from their constraints. Of
+the solver's answers only the multipliers count, and the bounds that they prove are recomputed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.work_clock import now
 
-# Rows violated by less, in working units, are not added; a bound is only a little weaker without them.
+# Rows violated by less, in working units, are not added. Without them, a bound is only a little weaker.
 _VIOLATED = 1e-8
-# The clock is read between programs, and a program without a time limit gets this many seconds before it is read again.
+# A program is interrupted after this many seconds, so that the limits can be checked.
 _SECONDS = 1.0
 
 
@@ -44,7 +44,7 @@ class Limits:
     stop: Callable[[int], bool] | None = None
 
     def reached(self, nodes: int) -> ProofStatus | None:
-        """What stops a search after this number of nodes, if anything does."""
+        """Return the limit that stops a search after this number of nodes, if any does."""
         if self.stop is not None and self.stop(nodes):
             return ProofStatus.STOPPED
         if now() >= self.end:
@@ -52,7 +52,7 @@ class Limits:
         return ProofStatus.NODE_LIMIT if nodes >= self.nodes else None
 
     def over(self) -> bool:
-        """Whether to stop in the middle of a node."""
+        """Check whether to stop in the middle of a node."""
         return now() >= self.end or (self.stop is not None and self.stop(-1))
 
 
@@ -73,7 +73,7 @@ class Solved(NamedTuple):
 
 
 class NodeProgram:
-    """A relaxation that is solved under many decisions."""
+    """A relaxation that is solved for many signs of neurons."""
 
     def __init__(self, relaxation: Relaxation, limits: Limits) -> None:
         self.relaxation, self.limits = relaxation, limits
@@ -87,9 +87,9 @@ class NodeProgram:
         ), LIVE)  # fmt: skip
 
     def solve(self, signs: Signs, start: Basis | None, cutoff: float) -> tuple[Solved, Multipliers]:
-        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the basis of fewer decisions.
+        """Minimise F with some neurons decided, up to a cutoff; return the solution and the multipliers of its bound.
 
-        The multipliers are those of a bound.
+        ``start`` is the basis of the node above.
         """
         self._decide(signs)
         found = self._run(start, cutoff)
@@ -98,9 +98,9 @@ class NodeProgram:
         return Solved(known, empty, found.x, found.basis), self._multipliers(found, of_error=not empty)
 
     def extremes(self, signs: Signs, level: float, costs: Array) -> list[Multipliers]:
-        """The multipliers of the minima of ``costs``, (C, N), over the points with errors up to the level.
+        """Minimise each of ``costs``, (C, N), over the points with largest errors up to the level.
 
-        For the largest error only. They are 0 where a program was not solved.
+        The result are the multipliers of the minima, 0 where a program was not solved.
         """
         self._decide(signs)
         relaxation, found = self.relaxation, []
@@ -115,7 +115,7 @@ class NodeProgram:
         return found
 
     def _decide(self, signs: Signs) -> None:
-        """Change the sides of the solver's rows to those of these decisions."""
+        """Give the solver's rows the sides that follow from these signs."""
         lo, hi = self.relaxation.sides(signs)
         place = np.flatnonzero(((lo != self._lo) | (hi != self._hi))[self._chosen])
         changed = self._chosen[place]
@@ -124,8 +124,8 @@ class NodeProgram:
         self._lo, self._hi = lo, hi
 
     def _run(self, start: Basis | None, cutoff: float, primal: bool = False) -> LpSolution:
-        """Solve, and add rows that the optimum violates until there are none."""
-        matrix, failed = self.relaxation.matrix, 0
+        """Solve, and add the rows that the optimum violates, until there are none. Try once more after a failure."""
+        matrix, failed = self.relaxation.matrix, False
         while True:
             found = self._live.solve(start, cutoff, min(_SECONDS, max(0.0, self.limits.end - now())), primal)
             start = None
@@ -138,12 +138,12 @@ class NodeProgram:
                 self._live.add_rows(matrix[new], self._lo[new], self._hi[new])
                 self._chosen = np.concatenate([self._chosen, new])
             elif found.status is LpStatus.FAILED and not failed:
-                failed = 1
+                failed = True
             elif found.status is not LpStatus.LIMIT or found.beyond or self.limits.over():
                 return found
 
     def _multipliers(self, found: LpSolution, of_error: bool) -> Multipliers:
-        """The multipliers of a bound from those of the solver."""
+        """Convert the solver's multipliers to those of a bound."""
         y = np.zeros(len(self._lo))
         y[self._chosen] = found.row_dual
         # Multipliers of sides that do not exist are rounding errors.

@@ -2,7 +2,7 @@
 
 Every split of the tree decides one neuron in both ways, so the leaves cover every sign pattern. The multipliers of a
 leaf give a bound on F over its codes. No code has F below the smallest of these bounds. In the proof of a box, one leaf
-may stay open. It has multipliers for bounds on every latent coordinate instead.
+may stay open. Its multipliers bound every latent coordinate instead.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BoundsAt(NamedTuple):
 
 
 def packed(multipliers: Multipliers) -> Row:
-    """The row of some multipliers."""
+    """Keep the entries of multipliers that are not 0."""
     row = np.concatenate([multipliers.kappa, multipliers.slopes])
     index = np.flatnonzero(row)
     return index, row[index]
@@ -96,7 +96,7 @@ class Proof:
         return np.setdiff1d(np.arange(2 * len(self.parent) + 1), [*self.parent, self.open_leaf])
 
     def _sums(self, chain: CertifiedChain) -> int:
-        """The number of lemmas about sums."""
+        """Count the lemmas about sums."""
         ends = 2 * chain.latent_dim if self.open_leaf >= 0 else 0
         return len(self.pointer) - 1 - len(self.closed) - ends
 
@@ -108,11 +108,11 @@ class Proof:
             yield Multipliers(row[: len(chain.y)], row[len(chain.y) :])
 
     def regions(self, chain: CertifiedChain) -> Regions:
-        """The regions that the lemmas prove at the proof's level."""
+        """Compute the regions that the lemmas prove at the proof's level."""
         return region_of(chain, self.level, Lemmas(tuple(self._rows(chain, 0, self._sums(chain))), self.balance))
 
     def radius(self, chain: CertifiedChain) -> float:
-        """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
+        """Return the largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
         regions = self.regions(chain)
         return math.inf if regions.proven else regions.full.radius
 
@@ -134,16 +134,13 @@ class Proof:
             yield lower_bound(chain, region, multipliers).within(region.radius)
 
     def lower(self, chain: CertifiedChain) -> float:
-        """The proved lower bound on F(z) for every z within the bounds and with |z_i| <= radius.
-
-        It is recomputed from the multipliers.
-        """
+        """Recompute the lower bound on F(z), for every z within the bounds and with |z_i| <= radius."""
         return 0.0 if self.open_leaf >= 0 else max(0.0, min([self.level, *self._bounds(chain)]))
 
     def box(self, chain: CertifiedChain) -> Array:
-        """Intervals of z_1 ... z_k that are proved to contain every z with F(z) < level, (k, 2).
+        """Recompute the intervals of z_1 ... z_k that contain every z with F(z) < level, (k, 2).
 
-        (inf, -inf) if there is no such z.
+        They are (inf, -inf) if there is no such z.
         """
         k = chain.latent_dim
         nothing = np.tile([math.inf, -math.inf], (k, 1))
@@ -160,7 +157,7 @@ class Proof:
         return np.stack([least[:k], -least[k:]], axis=1)
 
     def flaw(self, chain: CertifiedChain) -> str | None:
-        """Why these numbers are not a proof about this observation, in a sentence; None if they are."""
+        """Say why these numbers are no proof about this observation, in a sentence; None if they are one."""
         neurons, splits = int(chain.ends[-1]), np.arange(len(self.parent))
         if not 0 <= self.level < math.inf:
             return f"its level is {self.level:g}"

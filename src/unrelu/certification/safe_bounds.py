@@ -60,11 +60,11 @@ class Region:
         return bool((self.low > self.high).any())
 
     def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Region:
-        """The intersection with these intervals of u."""
+        """Intersect with these intervals of u."""
         return Region(np.maximum(self.low, low), np.minimum(self.high, high), self.radius)
 
     def signed(self, signs: npt.NDArray[np.int8]) -> Region:
-        """The part in which u >= 0 for neurons with sign 1 and u <= 0 for neurons with sign -1."""
+        """Return the part in which u >= 0 for neurons with sign 1 and u <= 0 for neurons with sign -1."""
         return self.met(np.where(signs > 0, 0.0, -np.inf), np.where(signs < 0, 0.0, np.inf))
 
 
@@ -81,7 +81,7 @@ class Multipliers:
     slopes: Array
 
     def times(self, factor: float) -> Multipliers:
-        """The multipliers of ``factor`` times the bound; exact for powers of two."""
+        """Multiply, for ``factor`` times the bound; exact for powers of two."""
         return Multipliers(factor * self.kappa, factor * self.slopes)
 
 
@@ -93,7 +93,7 @@ class Value:
     tilt: float
 
     def within(self, radius: float) -> float:
-        """The bound for |z_i| <= radius, rounded downwards."""
+        """Return the bound for |z_i| <= radius, rounded downwards."""
         if not math.isfinite(self.constant) or not self.tilt:
             return self.constant
         # The product is rounded upwards, because its rounding error may be large relative to the difference.
@@ -109,7 +109,7 @@ def lower_bound(
     chain: CertifiedChain, region: Region, multipliers: Multipliers, level: float = math.inf,
     total: Array | None = None, towards: Array | None = None,
 ) -> Value:  # fmt: skip
-    """A lower bound, rounded downwards; -inf if an unbounded interval leaves no bound, inf if the region is empty.
+    """Compute a lower bound, rounded downwards; -inf where unbounded intervals leave none, inf for an empty region.
 
     Without ``total`` and ``towards``, it is a bound on F(z). With any of them, it is a bound on
     ``total . h + towards . z`` over all z with F(z) <= level, where h are the outputs of the hidden layers. In this
@@ -191,12 +191,12 @@ def _nudged(value: Array, radius: Array, side: int) -> Array:
 
 
 def _is_share(chain: CertifiedChain, kappa: Array) -> bool:
-    """Whether F is at least the sum of errors with weights kappa >= 0."""
+    """Check whether F is at least the sum of errors with weights kappa >= 0."""
     return bool((kappa <= 1).all() if chain.norm == "l1" else _sum(kappa) * (1 + 4 * _UNIT) <= 1)
 
 
 def _sum(values: Array) -> float:
-    """The sum, rounded once; NaN where it overflows."""
+    """Sum values with a single rounding; NaN where the sum overflows."""
     try:
         return math.fsum(values)
     except OverflowError:
@@ -204,7 +204,7 @@ def _sum(values: Array) -> float:
 
 
 def _product(weight: Array, slope: Array) -> Rounded:
-    """W^T s with its rounding error."""
+    """Compute W^T s and its rounding error."""
     count = len(slope) + 2
     factor = count * _UNIT / (1 - count * _UNIT) * (1 + 1e-12)
     return slope @ weight, factor * (np.abs(slope) @ np.abs(weight)) * (1 + 2 * count * _UNIT)
@@ -216,7 +216,7 @@ def _plus(c: Rounded, more: Array) -> Rounded:
 
 
 def _output_terms(chain: CertifiedChain, kappa: Array, s: Array, low: Array, high: Array) -> Rounded:
-    """min of kappa err(v) - s v over low <= v <= high.
+    """Minimise kappa err(v) - s v over low <= v <= high.
 
     err has kinks at v = 0 and phi(v) = y. It grows with slope c to the left and slope 1 to the right.
     """
@@ -235,7 +235,7 @@ def _output_terms(chain: CertifiedChain, kappa: Array, s: Array, low: Array, hig
 
 
 def _hidden_terms(coefficient: Rounded, s: Array, below: Array, low: Array, high: Array) -> Rounded:
-    """min of c phi(u) - s u over low <= u <= high."""
+    """Minimise c phi(u) - s u over low <= u <= high."""
     c, radius = coefficient
 
     def value(u: Array) -> Rounded:
@@ -251,7 +251,7 @@ def _hidden_terms(coefficient: Rounded, s: Array, below: Array, low: Array, high
 def _smallest(
     value: Callable[[Array], Rounded], points: tuple[Array, ...], downwards: Flags, upwards: Flags
 ) -> Rounded:
-    """The minimum of piecewise linear functions over the intervals from the first to the last of the points.
+    """Minimise piecewise linear functions over the intervals from the first to the last of the points.
 
     The other points are the kinks. The flags say whether a function tends to -inf if the interval is unbounded.
     """
@@ -266,11 +266,11 @@ def _smallest(
 
 
 def _code_terms(c: Rounded, lower: Array, upper: Array) -> Rounded:
-    """min of c z over the bounds of the codes."""
+    """Minimise c z over the bounds of the codes."""
     values = c[0] * np.where(c[0] > 0, lower, upper)
     return values, c[1] * np.maximum(np.abs(lower), np.abs(upper)) + _FEW * np.abs(values)
 
 
 def _down(value: float) -> float:
-    """A slightly smaller number, as the arithmetic before was rounded a few times."""
+    """Lower a number slightly, because the arithmetic before it was rounded a few times."""
     return value - 8 * _UNIT * abs(value) - 5e-324
