@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, layer_program, rows
-from unrelu.layerwise._layer_method import first_threshold, output_error, scanned
+from unrelu.layerwise._layer_method import first_threshold, output_error, scan_thresholds
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.measurements.additive_noise import Gaussian, Uniform
@@ -122,7 +122,7 @@ def test_the_scan_chooses_the_threshold_of_all_problems_solved_one_by_one(kind, 
     for seed in range(10):
         system, _, target = noisy_layer(seed, kind, noise, n=90)
         first = 1e-9 * float(np.abs(target).max())
-        found, whole = scanned(system, target, first, norm)[0], whole_scan(system, target, first, norm)
+        found, whole = scan_thresholds(system, target, first, norm)[0], whole_scan(system, target, first, norm)
         chosen.append(found == pytest.approx(whole))
     assert sum(chosen) >= 9
 

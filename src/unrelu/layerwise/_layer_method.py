@@ -23,8 +23,8 @@ from unrelu.runtime.work_clock import now
 _SMALLEST = 1e-9
 # Thresholds of a scan: the ratio of neighbours, and the largest one relative to max|x|.
 _RATIO, _END = 10**0.5, 0.5
-# A larger threshold drops information, so it must be better by the first fraction. The scan ends when the error exceeds
-# the lowest one by the second factor.
+# A larger threshold drops information, so its error must be lower by the first fraction. The scan ends when an error
+# exceeds the lowest one by the second factor.
 _BETTER, _WORSE = 0.02, 1.5
 # With fewer two-sided rows per unknown, the residual says nothing about the noise level.
 _FEWEST = 0.25
@@ -77,7 +77,7 @@ class LayerMethod(Protocol):
             noise: the stated noise of x; None if none is stated, or if x was computed.
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
-        The activation must be monotone; ``layer_systems`` checks it.
+        The activation must be monotone; ``check_invertible`` checks it.
 
         Raises:
             InputError: the target has another shape, or entries that are not finite.
@@ -86,10 +86,10 @@ class LayerMethod(Protocol):
 
 
 def first_threshold(system: LayerSystem, target: Array, threshold: float | None) -> float:
-    """The threshold to start from: the given one, but at least 1e-9 of the size of the layer's outputs; never 0.
+    """Choose the threshold to start from: the given one, but at least 1e-9 of the size of the layer's outputs.
 
-    That size is max|x|, the range of a sigmoid or tanh, or 1e-3 of the largest bias: where outputs are small beside the
-    biases, W h + b has fewer digits.
+    That size is the largest of max|x|, the range of a sigmoid or tanh, and 1e-3 of the largest bias: where outputs are
+    small beside the biases, W h + b has fewer digits.
     """
     span = 1.0 if system.activation.smooth else 0.0
     bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
@@ -104,24 +104,26 @@ def check_growth(alpha: float) -> None:
 
 
 def output_error(system: LayerSystem, target: Array, h: Array, norm: str) -> float:
-    """|phi(W h + b) - x| with x moved into the range of the activation, in "l2", "l1" or "linf"."""
+    """Compute |phi(W h + b) - x| in "l2", "l1" or "linf", with x moved into the range of the activation."""
     return float(norms((system.value(h) - system.activation.clip(target))[None], norm)[0])
 
 
 def status_of(end: LpStatus, limited: bool = False) -> Status | Ending:
-    """The status of a layer from that of its last program; ``limited`` says that the time ran out."""
+    """Convert the status of a layer's last program to that of the layer; ``limited`` says that the time ran out."""
     if limited or end is LpStatus.LIMIT:
         return Status.TIME_LIMIT
     return Status.CONVERGED if end is LpStatus.OPTIMAL else Ending.SOLVER_FAILED
 
 
-def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
-    """Of the thresholds first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x|, the one whose least-squares point fits x best.
+def scan_thresholds(
+    system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf
+) -> tuple[float, Array]:
+    """Find the threshold whose least-squares point fits x best, among first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x|.
 
     The error is |phi(W h + b) - x|; a larger threshold must be better by 2%. A threshold that is too small classifies
-    inactive neurons as active. This spoils h, and is far worse than to leave out some active ones. Still smaller ones
-    do the same, so the scan begins at the largest threshold and ends when the error has risen by half. If the
-    rows do not change from one threshold to the next, nothing is solved.
+    inactive neurons as active. This spoils h, and is far worse than leaving out some active ones. Smaller thresholds
+    are as bad, so the scan begins at the largest one and ends when the error has risen by half. If the rows do not
+    change from one threshold to the next, nothing is solved.
 
     Args:
         system, target: the layer, and its output.
@@ -130,7 +132,7 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
         end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
 
     Returns:
-        The threshold, and its point, roughly.
+        The threshold, and its point, solved roughly.
     """
     scale = float(np.abs(target).max())
     last = max(0, math.floor(math.log(_END * scale / first) / math.log(_RATIO))) if _END * scale > first else 0

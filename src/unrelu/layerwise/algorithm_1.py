@@ -12,9 +12,9 @@ from unrelu.layerwise._layer_method import (
     check_growth,
     first_threshold,
     output_error,
-    scanned,
+    scan_thresholds,
     status_of,
-)
+)  # fmt: skip
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
@@ -40,7 +40,7 @@ class LInf:
     solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
     therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
     where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
-    is not known, the bracket begins at the point of :func:`~unrelu.layerwise._layer_method.scanned`.
+    is not known, the bracket begins at the point of :func:`~unrelu.layerwise._layer_method.scan_thresholds`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -66,7 +66,7 @@ class LInf:
         search, point = _Search(system, target, first, self.alpha, end, system.inside(np.zeros(system.n_in))), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
-            _, point = scanned(system, target, first, self.norm, end)
+            _, point = scan_thresholds(system, target, first, self.norm, end)
         answer, step = search.first_feasible(point)
         status = status_of(answer.status, now() >= end)
         pivots = sum(every.pivots for every in search.minima.values())
@@ -75,7 +75,7 @@ class LInf:
 
 @dataclass
 class _Search:
-    """The first t with a feasible program at eps_0 alpha^t.
+    """A search for the first step t with a feasible program at eps_0 alpha^t.
 
     Attributes:
         low, high: the largest step proved infeasible, and the smallest proved feasible.
@@ -99,17 +99,17 @@ class _Search:
         return self.start * self.alpha**step
 
     def step_at_least(self, epsilon: float) -> int:
-        """The first step whose eps is at least ``epsilon``."""
+        """Return the first step whose eps is at least ``epsilon``."""
         return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
 
-    def shown(self, h: Array) -> int:
-        """The first step that a point proves feasible, as eps = |phi(W h + b) - x|_inf is."""
+    def feasible_at(self, h: Array) -> int:
+        """Return the first step that a point proves feasible, as eps = |phi(W h + b) - x|_inf is feasible."""
         return self.step_at_least(output_error(self.system, self.target, h, "linf"))
 
-    def suspected(self) -> int:
-        """The first step at which every output that is inactive at the point is classified as inactive.
+    def guess(self) -> int:
+        """Guess the first feasible step: the first one that takes all outputs for inactive that are so at the point.
 
-        If phi decides no signs, the smallest delta hardly depends on eps.
+        If phi decides no signs, the smallest delta hardly depends on eps, and gives the guess.
         """
         flat = self.system.activation.slopes(self.system.n_out) == 0
         if not flat.any():
@@ -130,20 +130,20 @@ class _Search:
             if self.high == 0 or self._over():
                 return answer, 0
             point = answer.h
-        self.point, self.high, stride = point, max(self.low + 1, self.shown(point)), 0
-        guess = self.suspected()
+        self.point, self.high, stride = point, max(self.low + 1, self.feasible_at(point)), 0
+        guess = self.guess()
         while self.high - self.low > 1 and not self._over():
             step = min(max(guess, self.low + 1), self.high)
             self._solve(step)
             feasible = self.high <= step
-            guess = min(self.suspected(), self.high - 1 - stride) if feasible else self.low + 1 + stride
+            guess = min(self.guess(), self.high - 1 - stride) if feasible else self.low + 1 + stride
             stride = 2 * stride + 1
         return self._solve(self.high), self.high
 
     def _solve(self, step: int) -> Answer:
-        """The smallest delta of a step without the cap delta <= eps, which narrows the bracket.
+        """Minimise delta at a step, without the cap delta <= eps, and narrow the bracket.
 
-        For ReLU, the smallest delta does not grow with eps, as rows only loosen; so every eps below the bound of a
+        For ReLU, the smallest delta does not grow with eps, because rows only loosen. So every eps below the bound of a
         feasible step is infeasible.
         """
         if step in self.minima:
@@ -157,7 +157,7 @@ class _Search:
         if answer.objective > eps * _SLACK:
             self.low = max(self.low, step)
             return answer
-        self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
+        self.point, self.high = answer.h, min(step, max(self.low + 1, self.feasible_at(answer.h)))
         slope = self.system.activation.slopes(self.system.n_out)
         if not self.system.activation.smooth and ((slope == 0) | (slope == 1)).all():
             self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)

@@ -17,9 +17,9 @@ from unrelu.layerwise._layer_method import (
     check_growth,
     first_threshold,
     output_error,
-    scanned,
+    scan_thresholds,
     status_of,
-)
+)  # fmt: skip
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, checked_target, rows
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
@@ -36,15 +36,15 @@ _GROWTHS = 400
 
 @dataclass(frozen=True)
 class _GrowingThreshold(ABC):
-    """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
+    """A method that solves at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling.
 
     The stop test uses the residual of the layer's own target, which a user has. If a program has no feasible point, the
-    next threshold is tried. Each program starts from the point of the one before. If its rows have not changed, it is
-    not solved again, and the search ends.
+    next threshold is tried. Each program starts from the point of the one before. If its rows have not changed, the
+    search ends.
 
     If ``|e_j| <= A`` is stated, eps = A gives the only program. The true input then has residuals of at most A. A
-    residual larger than that of A in every entry refutes the statement, and the threshold is searched for from A
-    upwards. The same holds for an A that nearly all errors are below.
+    residual larger than that of A in every entry refutes the statement, and a scan from A upwards follows. If A is only
+    a size that nearly all errors are below, it is the first threshold, and is refuted in the same way.
 
     Source: Algorithm 2 of the paper.
     """
@@ -53,8 +53,8 @@ class _GrowingThreshold(ABC):
     # The norm of the residual.
     norm: ClassVar[str]
     largest: ClassVar[float] = math.inf
-    # Whether the problem depends on eps only through the sides of the rows. Then a threshold that is given, the noise
-    # level or that of the layer above, is only where a scan ends.
+    # Whether the problem depends on eps only through the sides of the rows. Then a given threshold (the noise level, or
+    # that of the layer above) is only the smallest one of a scan.
     by_sides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class _GrowingThreshold(ABC):
         before, warm_start = None, None
         for _ in range(_GROWTHS):
             constraints = rows(system, target, eps)
-            if best is not None and before is not None and self.by_sides and constraints.same_sides(before):
+            if best and before and self.by_sides and constraints.same_sides(before):
                 break
             answer = self.solve(system, constraints, end - now(), warm_start)
             before, warm_start = constraints, answer
@@ -87,18 +87,18 @@ class _GrowingThreshold(ABC):
                     eps *= self.alpha ** math.floor(math.log(answer.objective / eps) / math.log(self.alpha))
             else:
                 error = output_error(system, target, answer.h, self.norm)
-                if best is not None and error >= best[0] - ZERO * (best[0] + scale):
+                if best and error >= best[0] - ZERO * (best[0] + scale):
                     break
                 best = (error, answer, eps)
             if limited := now() >= end:
                 break
-            if stated and best is not None:
+            if stated and best:
                 if best[0] > float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
                     eps = self.start(system, target, eps, None, end)
                 elif bounded:
                     break
                 stated = False
-            if best is None or eps <= best[2]:
+            if not best or eps <= best[2]:
                 eps *= self.alpha
         _, answer, eps = best or (math.inf, answer, eps)
         return LayerSolution(answer.h, answer.objective, status_of(answer.status, limited), pivots, eps, solves)
@@ -106,7 +106,7 @@ class _GrowingThreshold(ABC):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """The first eps: the size that nearly all stated errors are below, or that of a scan (:func:`scanned`).
+        """Choose the first eps: the size that nearly all stated errors are below, or the result of a scan.
 
         Arguments are as for :meth:`__call__`; ``end`` is the end of the time allowed.
         """
@@ -115,7 +115,7 @@ class _GrowingThreshold(ABC):
             return first
         if noise is not None and noise.ceiling > 0:
             return first_threshold(system, target, noise.ceiling)
-        return scanned(system, target, first, self.norm, end)[0]
+        return scan_thresholds(system, target, first, self.norm, end)[0]
 
     @abstractmethod
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
@@ -142,7 +142,7 @@ class L1(_GrowingThreshold):
     norm = "l1"
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """The smallest sum of errors."""
+        """Minimise the sum of errors."""
         return least_violation(system, constraints, "l1", time_limit, warm_start)
 
 
@@ -167,7 +167,7 @@ class Relaxed(_GrowingThreshold):
     by_sides = False
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """The largest response within the sides."""
+        """Maximise the response within the sides."""
         return largest_response(system, constraints, time_limit, warm_start)
 
 
@@ -189,7 +189,7 @@ class LeastSquares(_GrowingThreshold):
     norm = "l2"
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """The smallest sum of squared errors."""
+        """Minimise the sum of squared errors."""
         h, objective, steps, proved = one_sided_least_squares(system, constraints, now() + time_limit)
         status = LpStatus.OPTIMAL if proved else LpStatus.FAILED
         return Answer(h, objective, objective, status, steps)

@@ -73,9 +73,10 @@ class Exact:
 
 
 def preimage(system: LayerSystem, target: Array, tolerance: float) -> Polytope:
-    """The preimage of ``target``; an output is on a flat end of the activation if it is within ``tolerance`` of it.
+    """Write the preimage of ``target`` as a polytope.
 
-    An output gives an equation by (5) where the activation is strictly monotone, and an inequality on a flat end.
+    An output gives an equation by (5) where the activation is strictly monotone, and an inequality where it is within
+    ``tolerance`` of a flat end.
     """
     activation, matrix = system.activation, system.dense
     x = activation.clip(target, margin=1e-15)

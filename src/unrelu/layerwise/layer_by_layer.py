@@ -18,7 +18,6 @@ from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer
-from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.opaque.opaque_network import as_chain, unchained
@@ -32,14 +31,11 @@ from unrelu.runtime.run_control import Progress
 from unrelu.runtime.work_clock import now
 
 
-def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[tuple[LayerSystem, Array]]:
-    """For every observation, the last layer together with the measurement, and its output; systems are shared.
+def observed_systems(network: Network, problem: Problem, last: LayerSystem) -> list[tuple[LayerSystem, Array]]:
+    """Join the last layer and the measurement of each observation to one layer, and return it with its output.
 
-    Raises:
-        UnsupportedModelError: A mixes outputs of an activation, so layer and measurement together are no layer.
+    Observations with the same layer share its system.
     """
-    check_observed(problem, method, last.activation)
-    network = as_chain(problem.network, method)
     chain, systems = FoldedChain(network, problem.operator, problem.y), {id(network.layers[-1].matrix()): last}
     found = []
     for i in range(problem.size):
@@ -55,20 +51,14 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     return found
 
 
-def check_observed(problem: Problem, method: str, activation: Activation) -> None:
-    """Check that the last layer together with the measurement is a layer.
-
-    Raises:
-        UnsupportedModelError: A mixes outputs of the activation, or is not linear.
-    """
-    if is_one_layer(problem.network, problem.operator):
-        return
-    reason = f"{problem.operator.unweighted.refused}, so the last layer and the measurement together are no layer"
-    if problem.operator.linear:
-        whitened = "noise= with entries that differ or are correlated weighs or"
-        what = whitened if problem.given else "operator="
-        reason = f"{what} mixes the outputs of the last activation ({activation})"
-    raise UnsupportedModelError(f"method={method!r} inverts layer by layer, but {reason}: use method='auto' or 'lm'")
+def unfoldable(network: Network, problem: Problem) -> str | None:
+    """Say why the last layer and the measurement together are no layer; None if they are one."""
+    if is_one_layer(network, problem.operator):
+        return None
+    if not problem.operator.linear:
+        return f"{problem.operator.unweighted.refused}, so the last layer and the measurement together are no layer"
+    what = "noise= with entries that differ or are correlated weighs or" if problem.given else "operator="
+    return f"{what} mixes the outputs of the last activation ({network.layers[-1].activation})"
 
 
 @dataclass(frozen=True)
@@ -95,16 +85,7 @@ class Layerwise:
     name: str
 
     def check(self, problem: Problem) -> None:
-        """Raise the errors of the class, and one if a layer does not determine its input (:func:`undetermined`)."""
-        self._check_objective(problem)
-        network = check_invertible(problem.network, self.name, self.layer_method.largest)
-        check_observed(problem, self.name, network.layers[-1].activation)
-        if reason := undetermined(network, problem.operator):
-            raise UnsupportedModelError(
-                f"method={self.name!r} inverts layer by layer, and {reason}: use method='auto' or 'lm'"
-            )
-
-    def _check_objective(self, problem: Problem) -> None:
+        """Raise the errors of the class before any work is done."""
         if problem.prior:
             prior = f"{problem.prior:g}" if problem.normal is None else "Normal"
             raise InputError(
@@ -118,17 +99,27 @@ class Layerwise:
                 f"method={self.name!r} is for errors that are added to the output and compared in a norm; "
                 f"noise={problem.noise} has a deviance: {others}"
             )
+        network = check_invertible(problem.network, self.name, self.layer_method.largest)
+        if reason := unfoldable(network, problem) or undetermined(network, problem.operator):
+            raise UnsupportedModelError(
+                f"method={self.name!r} inverts layer by layer, but {reason}: use method='auto' or 'lm'"
+            )
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Invert the observations of the problem, in one thread for each core."""
-        self._check_objective(problem)
-        *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest, problem.bounds)
-        observed = observed_systems(problem, last, self.name)
+        """Invert the observations of a problem that was checked, in one thread for each core."""
+        network = as_chain(problem.network, self.name)
+        *hidden, last = layer_systems(network, problem.bounds)
+        observed = observed_systems(network, problem, last)
+
+        def timed(seen: tuple[LayerSystem, Array]) -> tuple[Array | None, Status | Ending, int, float]:
+            begin = now()
+            return *self._one([*hidden, seen[0]], seen[1], problem), now() - begin
+
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         status = np.full(problem.size, Status.TIME_LIMIT, dtype=object)
         nit, seconds = np.zeros(problem.size, dtype=np.int64), np.zeros(problem.size)
         threads = cores() if problem.size > 1 and small(problem.network) else 1
-        with closing(in_threads(partial(self._timed, hidden, problem), observed, threads)) as results:
+        with closing(in_threads(timed, observed, threads)) as results:
             for i, (code, status[i], nit[i], seconds[i]) in enumerate(results):
                 if code is not None:
                     z[i] = code
@@ -140,20 +131,11 @@ class Layerwise:
             problem, z, method=self.name, status=status, nit=nit, norm=self.layer_method.norm, seconds=seconds
         )
 
-    def _timed(
-        self, hidden: list[LayerSystem], problem: Problem, observed: tuple[LayerSystem, Array]
-    ) -> tuple[Array | None, Status | Ending, int, float]:
-        """What :meth:`_one` returns, and the seconds it took; TIME_LIMIT if the time is up."""
-        if problem.control.expired():
-            return None, Status.TIME_LIMIT, 0, 0.0
-        begin = now()
-        return *self._one([*hidden, observed[0]], observed[1], problem), now() - begin
-
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status | Ending, int]:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
         target, threshold = y, problem.noise.size or None
         noise = problem.noise if problem.noise.stated else None
-        statuses: list[Status | Ending] = []
+        statuses: list[Status | Ending] = [Status.TIME_LIMIT] if problem.control.expired() else []
         solves = 0
         for system in reversed(systems):
             if Status.TIME_LIMIT in statuses:
@@ -170,30 +152,24 @@ class Layerwise:
         return target, _overall(statuses), solves
 
 
-def layer_systems(
-    network: Generator, method: str, largest: float = math.inf, bounds: Bounds | None = None
-) -> list[LayerSystem]:
-    """The layers as systems for the layer methods, first to last, see :func:`check_invertible`.
-
-    Bounds of the latent code are bounds of the first layer's input.
-    """
-    chain = check_invertible(network, method, largest)
-    before = [None, *(layer.activation for layer in chain.layers[:-1])]
+def layer_systems(network: Network, bounds: Bounds) -> list[LayerSystem]:
+    """Make the systems of the layers, first to last. Bounds of the code are bounds of the first layer's input."""
+    before = [None, *(layer.activation for layer in network.layers[:-1])]
     precision = torch.finfo(network.dtype).eps
 
     def made() -> list[LayerSystem]:
         return [
-            LayerSystem.of(layer, previous, precision) for layer, previous in zip(chain.layers, before, strict=True)
+            LayerSystem.of(layer, previous, precision) for layer, previous in zip(network.layers, before, strict=True)
         ]
 
-    systems = list(chain.once("systems", made))
-    if bounds is not None and not bounds.none:
+    systems = list(network.once("systems", made))
+    if not bounds.none:
         systems[0] = replace(systems[0], lower=bounds.lower, upper=bounds.upper)
     return systems
 
 
 def check_invertible(generator: Generator, method: str, largest: float = math.inf) -> Network:
-    """The generator as a chain of layers that can be inverted one by one.
+    """Return the generator as a chain of layers that can be inverted one by one.
 
     Raises:
         UnsupportedModelError: it is no chain, an activation is not monotone, or a matrix has more than ``largest``
@@ -206,7 +182,7 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
 
 
 def _obstacle(network: Network, largest: float) -> str | None:
-    """The first layer with an activation that is not monotone or more than ``largest`` entries, as a clause."""
+    """Name the first layer with an activation that is not monotone or more than ``largest`` entries, in a clause."""
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             prelu = f"a PReLU with a negative slope ({layer.activation.slope.min():g})"
@@ -217,10 +193,10 @@ def _obstacle(network: Network, largest: float) -> str | None:
 
 
 def undetermined(network: Network, operator: Operator | None = None) -> str | None:
-    """The reason if a layer after the first has fewer outputs than inputs; None if there is none.
+    """Name the first layer after layer 1 that has fewer outputs than inputs, in a clause; None if there is none.
 
     The output of such a layer does not determine its input. The input that is found is then not in the range of the
-    layers before, and the code is lost. For the first layer this does not matter: any code with its output fits.
+    layers before, and the code is lost. For layer 1 this does not matter: any code with its output fits.
 
     Args:
         network: G.
@@ -240,7 +216,7 @@ def undetermined(network: Network, operator: Operator | None = None) -> str | No
 
 
 def _overall(statuses: list[Status | Ending]) -> Status | Ending:
-    """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
+    """Combine the statuses of the layers, last layer first, into that of the inversion; exact fits are judged later."""
     for earlier in (Ending.SOLVER_FAILED, Status.TIME_LIMIT):
         if earlier in statuses:
             return earlier
@@ -254,7 +230,7 @@ def _overall(statuses: list[Status | Ending]) -> Status | Ending:
 
 
 def layerwise_reason(network: Generator) -> str | None:
-    """The reason why ``auto`` does not start layer by layer on this network; None if it does."""
+    """Say why ``auto`` does not start layer by layer on this network; None if it does."""
     if not isinstance(network, Network):
         return unchained(network)
     for i, layer in enumerate(network.layers, 1):

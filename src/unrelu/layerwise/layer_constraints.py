@@ -67,7 +67,7 @@ class LayerSystem:
     def of(
         cls, layer: Layer, previous: Activation | None = None, precision: float = float(np.finfo(np.float64).eps)
     ) -> LayerSystem:
-        """The system of a layer whose input is an output of the activation ``previous`` (None: the latent code).
+        """Make the system of a layer whose input is an output of the activation ``previous`` (None: the latent code).
 
         The range of that activation bounds the input, at least 0 for a ReLU, as in the released code of the paper.
         """
@@ -87,7 +87,7 @@ class LayerSystem:
         return float(np.median(norms)) if len(norms) else 1.0
 
     def input_threshold(self, h: Array, threshold: float) -> float:
-        r"""The threshold with which the layer below inverts h, if h was found at ``threshold`` eps.
+        r"""Return the threshold with which the layer below inverts h, if h was found at ``threshold`` eps.
 
         .. math:: \min(\varepsilon \, |h|_2 / |W h|_2, \; \varepsilon / \operatorname{median}_j |w_j|_2)
 
@@ -133,16 +133,16 @@ class LayerSystem:
         return int(self.matrix.shape[0])
 
     def value(self, h: Array) -> Array:
-        """phi(W h + b), (n,)."""
+        """Compute phi(W h + b), (n,)."""
         return self.activation.value(np.asarray(self.matrix @ h) + self.bias)
 
     def inside(self, h: Array) -> Array:
-        """h moved into its bounds."""
+        """Move h into its bounds."""
         return np.clip(h, self.lower, self.upper)
 
 
 def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
-    """Euclidean norms of columns (axis 0) or rows (axis 1), also where squares overflow or vanish."""
+    """Compute the norms of columns (axis 0) or rows (axis 1), also where squares overflow or vanish."""
     largest = abs(matrix).max(axis=axis)
     size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
@@ -197,17 +197,17 @@ class Rows:
         return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
 
     def same_sides(self, other: Rows) -> bool:
-        """Whether both have the same sides and slopes; their thresholds may differ."""
+        """Check whether both have the same sides and slopes; their thresholds may differ."""
         names = ("low", "high", "low_slope", "high_slope")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def violation(self, wh: Array) -> Array:
-        """The smallest delta_j >= 0 for which row j holds at W h, (n,): its error in units of the output."""
+        """Compute the smallest delta_j >= 0 for which row j holds at W h, (n,): its error in units of the output."""
         return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
 
 
 def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
-    """The rows for one output of a layer and one threshold.
+    """Make the rows for one output of a layer and one threshold.
 
     Args:
         system: the layer.
@@ -243,7 +243,7 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
 
 
 def checked_target(system: LayerSystem, target: Array) -> Array:
-    """The target as float64, (n,).
+    """Return the target as float64, (n,).
 
     Raises:
         InputError: it has another shape, or entries that are not finite.
@@ -257,7 +257,7 @@ def checked_target(system: LayerSystem, target: Array) -> Array:
 
 
 def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array, eps: float) -> tuple[Array, Array]:
-    """Slopes (phi^{-1}(x) - phi^{-1}(x - eps)) / eps and (phi^{-1}(x + eps) - phi^{-1}(x)) / eps."""
+    """Compute (phi^{-1}(x) - phi^{-1}(x - eps)) / eps and (phi^{-1}(x + eps) - phi^{-1}(x)) / eps."""
     with np.errstate(invalid="ignore", divide="ignore"):
         down, up = (u - low) / eps, (high - u) / eps
         if activation.smooth:

@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.linalg import blas, lapack
 from scipy.sparse.linalg import lsmr
 
-from unrelu.errors import OptionError, SolverError
+from unrelu.errors import SolverError
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
@@ -32,26 +32,25 @@ from unrelu.runtime.work_clock import now
 
 # Each engine solves a program at most this many times: again around its last point, in units of the errors there.
 _ROUNDS = 2
-# With this many rows for each unknown, a least-squares point is good; the ridges for more and for fewer rows.
+# With more rows than this for each unknown, a least-squares point is good; the ridges for more and for fewer rows.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
-# The penalty of a side of the relaxation in units of the largest weight, and its growth from one time to the next.
+# The penalty of a side of the relaxation in units of the largest weight, and its growth when a program is solved again.
 _PENALTY, _PENALTY_GROWTH = 1e2, 1e2
 # Sides of the largest violation have a penalty of this multiple of their largest multiplier.
 _ABOVE = 1.5
-# Errors up to this multiple of the typical one do not count as outliers in the first multipliers of a sum.
+# In the first multipliers of a sum, errors up to this multiple of the typical one do not count as outliers.
 _KNEE = 2.5
-# A multiplier is inside its interval if it is this far from the ends, relative to the largest. A correction reduces the
-# error of A^T y = g to the second fraction.
+# A multiplier is inside its interval if it is this far from the ends, relative to the largest one. A correction reduces
+# the error of A^T y = -g to the second fraction.
 _INSIDE, _LEFT = 1e-9, 1e-8
 # The least scale on which a program is solved, relative to its largest side.
 _SMALLEST_STEP = 1e-9
-# If eps exceeds the smallest feasible one by less than this fraction, the feasible set is rounding.
+# If eps exceeds the smallest feasible one by less than this fraction, feasible points may be rounding errors.
 _FEASIBLE = 1e-6
 # Wider layers go to HiGHS: the exchange updates a whole k x k inverse in every pivot.
 WIDEST = 2000
 # From this width on, the interior-point solver of HiGHS is faster than its simplex.
 _WIDE_FOR_SIMPLEX = 1000
-_NORMS = ("linf", "l1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class _Around(NamedTuple):
 def least_violation(
     system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
 ) -> Answer:
-    """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
+    """Minimise max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1") over lower <= h <= upper.
 
     Args:
         system: the layer.
@@ -105,16 +104,14 @@ def least_violation(
         warm_start: the answer for similar rows (of the last threshold), whose point is the start.
 
     Raises:
-        OptionError: the norm is another one.
         SolverError: HiGHS refuses the program, and there is no other point.
     """
-    check_norm(norm)
     lo, hi = rows.box
     # Units in which the largest multiplier of an output is 1.
     unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
 
     def around(h: Array, turn: int) -> _Around | None:
-        """The program in units in which the errors are about 1; None if the errors count as zero."""
+        """Write the program in units in which the errors are about 1; None if the errors count as zero."""
         r = np.asarray(system.matrix @ h) - rows.center
         errors = np.maximum(hi * r, lo * r)
         size = largest = float(errors.max(initial=0.0))
@@ -130,13 +127,13 @@ def least_violation(
         program, output, factor = make(system.balanced, r / sigma, *_bounds(system, h, sigma), lo / unit, hi / unit)
         return _Around(program, sigma, objective, output, unit * factor)
 
-    return _solved(system, rows, around, partial(prove, system, rows, norm), warm_start, now() + time_limit)
+    return _solve(system, rows, around, partial(prove, system, rows, norm), warm_start, now() + time_limit)
 
 
 def largest_response(
     system: LayerSystem, rows: Rows, time_limit: float = math.inf, warm_start: Answer | None = None
 ) -> Answer:
-    r"""The relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
+    r"""Solve the relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
 
     If no h satisfies the sides, the status is INFEASIBLE and the objective is the smallest feasible eps.
 
@@ -157,7 +154,7 @@ def largest_response(
     lo = -weight / unit
 
     def around(h: Array, turn: int) -> _Around | None:
-        """The program on the scale of eps, or of the infeasibility of h if that is larger."""
+        """Write the program on the scale of eps, or of the infeasibility of h if that is larger."""
         r = np.asarray(system.matrix @ h) - np.where(there, side, 0.0)
         sigma = max(scale, float(r.max(initial=0.0, where=there)))
         penalty = np.where(there, _PENALTY * _PENALTY_GROWTH**turn, 0.0)
@@ -167,7 +164,7 @@ def largest_response(
         return _Around(program, sigma, math.inf, output, unit * factor, lo)
 
     def contradiction() -> Answer | None:
-        """INFEASIBLE with the smallest feasible eps, if a bound proves that to be above this one."""
+        """Return INFEASIBLE with the smallest feasible eps, if a bound proves that it exceeds this one."""
         upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
         closest = least_violation(system, upper_sides, "linf", end - now())
         if closest.bound <= (1 - _FEASIBLE) * rows.threshold:
@@ -176,10 +173,10 @@ def largest_response(
 
     warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
     proof = partial(prove_response, system, weight, side, scale)
-    return _solved(system, rows, around, proof, warm, end, contradiction)
+    return _solve(system, rows, around, proof, warm, end, contradiction)
 
 
-def _solved(
+def _solve(
     system: LayerSystem,
     rows: Rows,
     write: Callable[[Array, int], _Around | None],
@@ -188,7 +185,7 @@ def _solved(
     end: float,
     contradiction: Callable[[], Answer | None] = lambda: None,
 ) -> Answer:
-    """The optimum with its proof, or the best point of both engines.
+    """Find the optimum and its proof, or the best point of both engines.
 
     ``write`` writes the program around a point, for the turn-th time; None if the objective there counts as zero. If
     the first engine fails, ``contradiction`` gives an answer where the constraints are proved infeasible.
@@ -226,16 +223,16 @@ def _solved(
 
 
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
-    """The bounds of w."""
+    """Compute the bounds of w."""
     return system.norms * (system.lower - h) / sigma, system.norms * (system.upper - h) / sigma
 
 
 def sum_of_violations(
     matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array, hard: bool = False
 ) -> tuple[PiecewiseLinearProgram, Index, Array]:
-    r"""min sum_j max(hi_j r_j, lo_j r_j) with r = W w + ``r``, lower <= w <= upper.
+    r"""Write min sum_j max(hi_j r_j, lo_j r_j) with r = W w + ``r``, lower <= w <= upper, as a program.
 
-    With columns of norm 1, :math:`|W^T y| \le |y|_2`, which bounds the multipliers of the bounds.
+    W has columns of norm 1, so :math:`|W^T y| \le |y|_2` limits the multipliers of the bounds.
 
     Returns:
         The program, and of each of its rows the output and the factor of its multiplier.
@@ -253,10 +250,11 @@ def sum_of_violations(
 def largest_violation(
     matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array
 ) -> tuple[PiecewiseLinearProgram, Index, Array]:
-    r"""min d >= 0 with hi_j r_j <= d and lo_j r_j <= d, r = W w + ``r``, lower <= w <= upper; the unknowns are (w, d).
+    r"""Write min d >= 0 with hi_j r_j <= d and lo_j r_j <= d, r = W w + ``r``, lower <= w <= upper, as a program.
 
-    Multipliers of the sides have the sum 1 at an optimum, so that a penalty of 1.5 holds the sides. The first ones are
-    nearly proportional to the violations, and d is above these. The result is as for :func:`sum_of_violations`.
+    The unknowns are (w, d). At an optimum, the multipliers of the sides have the sum 1, so a penalty of 1.5 enforces
+    the sides. The first multipliers are nearly proportional to the violations, and the first d is above these. The
+    result is as for :func:`sum_of_violations`.
     """
     slopes, k = np.concatenate([hi, lo]), len(lower)
     sides = np.flatnonzero(slopes)
@@ -278,11 +276,11 @@ def largest_violation(
 
 
 def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) -> Array:
-    """A least-squares point of the rows with two sides, moved inside the bounds.
+    """Find a least-squares point of the rows with two sides, and move it inside the bounds.
 
     If there are hardly more such rows than unknowns, or if coordinates were moved, a second round includes the violated
     rows and fixes those coordinates. With few rows the point may be far away, so the ridge is larger. Layers that the
-    exchange does not take get the least sum of all squared violations.
+    exchange does not take get the point with the least sum of all squared violations.
     """
     if not takes_exchange(system):
         return one_sided_least_squares(system, rows, end)[0]
@@ -320,7 +318,7 @@ def by_highs(program: PiecewiseLinearProgram, end: float) -> Vertex:
 
 
 def _refined(dual: LinearProgram, y: Array) -> Array:
-    """Multipliers that satisfy A^T y = -g up to rounding.
+    """Correct multipliers until A^T y = -g up to rounding.
 
     HiGHS leaves an error of about 1e-11. The smallest change of the multipliers inside their intervals removes it.
     """
@@ -333,12 +331,6 @@ def _refined(dual: LinearProgram, y: Array) -> Array:
     return y
 
 
-def check_norm(norm: str) -> None:
-    """Raise OptionError for a norm that is not "linf" or "l1"."""
-    if norm not in _NORMS:
-        raise OptionError(f"norm {norm!r} is not one of {', '.join(_NORMS)}")
-
-
 def takes_exchange(system: LayerSystem) -> bool:
-    """Whether a layer's programs go to the exchange simplex."""
+    """Check whether a layer's programs go to the exchange simplex."""
     return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST

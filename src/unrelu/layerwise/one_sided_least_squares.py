@@ -32,7 +32,7 @@ _SAME, _FLOOR = 1e-6, 1e-8
 def one_sided_least_squares(
     system: LayerSystem, rows: Rows, end: float = math.inf, start: Array | None = None, rough: bool = False
 ) -> tuple[Array, float, int, bool]:
-    """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
+    """Minimise sum_j e_j(h)^2 over lower <= h <= upper, by a projected semismooth Newton method with an active set.
 
     The objective is convex, once differentiable and piecewise quadratic. At each point, the violated rows give a Newton
     step for the coordinates that are not held at a bound. It is projected onto the bounds, and shortened until it
@@ -77,7 +77,7 @@ def one_sided_least_squares(
 
 
 def _feasible_direction(piece: _Quadratic, gradient: Array, h: Array) -> Array:
-    """The Newton direction on the face of the box on which h may move.
+    """Compute the Newton direction on the face of the box on which h may move.
 
     A coordinate at a bound is held if descent along its gradient or the Newton step of the others pushes it outwards.
     If moving on that face gains little, one held coordinate that descent pushes inwards is released.
@@ -101,7 +101,7 @@ def _feasible_direction(piece: _Quadratic, gradient: Array, h: Array) -> Array:
 
 
 def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
-    """Half the derivative of sum e_j^2 by (W h)_j, half its second derivative, and the sum itself."""
+    """Compute half the derivative of sum e_j^2 by (W h)_j, half its second derivative, and the sum itself."""
     over, under = (wh - rows.high) / rows.high_slope, (rows.low - wh) / rows.low_slope
     over, under = np.maximum(over, 0.0), np.maximum(under, 0.0)
     # A two-sided row without error keeps its curvature: it has an error at any point nearby.

@@ -1,4 +1,4 @@
-r"""Proving a solution of a layer program optimal from W, x, h and one multiplier for each row alone.
+r"""Proving that a solution of a layer program is optimal, from W, x, h and one multiplier for each row alone.
 
 With u = W h, the violation of row j is
 
@@ -75,10 +75,10 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Opt
 
 
 def _pull(system: LayerSystem, h: Array, y: Array, size: Array) -> tuple[Array, bool]:
-    """t_i (h_i - bound_i), t = W^T y, with the bound that t pushes h_i against, and whether every t_i != 0 has one.
+    """Compute t_i (h_i - bound_i), t = W^T y, with the bound that t pushes h_i against; say if all these bounds exist.
 
-    t counts as zero up to 1e-13 of |W|^T size, with ``size`` that of the terms of y: otherwise rounding errors of t,
-    times the distance of a bound, could exceed the objective.
+    t counts as zero up to 1e-13 of |W|^T size, where ``size`` is that of the terms of y. Otherwise rounding errors of
+    t, times the distance of a bound, could exceed the objective.
     """
     t = np.asarray(system.matrix.T @ y)
     side = np.where(t > 0, system.lower, system.upper)
@@ -90,7 +90,7 @@ def _pull(system: LayerSystem, h: Array, y: Array, size: Array) -> tuple[Array, 
 
 
 def _outside(system: LayerSystem, h: Array) -> float:
-    """The largest violation of a bound of h, relative to max|h|."""
+    """Compute the largest violation of a bound by h, relative to max|h|."""
     outside = float(np.maximum(system.lower - h, h - system.upper).max(initial=0.0))
     return outside / max(float(np.abs(h).max(initial=0.0)), np.finfo(float).tiny)
 
