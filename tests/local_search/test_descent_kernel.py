@@ -14,7 +14,7 @@ import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search._compiled_activations import activate
-from unrelu.local_search.descent_kernel import descend_and_perturb, work_arrays
+from unrelu.local_search.descent_kernel import DescentLimits, DescentArrays, descend_and_perturb
 from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation
@@ -23,6 +23,7 @@ from unrelu.parameters.latent_bounds import Bounds
 from unrelu.problem import Problem
 
 K, N, B = 4, 30, 5
+LIMITS = DescentLimits(steps=100, tiny_decrease=1e-6, enough=0.0)
 SINGLE = 2.0**-24
 # Sums of at most 30 products in each of at most four layers and in J^T J, each off by as many roundings of its terms.
 ROUNDING = 5 * 30 * SINGLE
@@ -98,17 +99,19 @@ class Evaluation:
 
     def __init__(self, problem, row, z, width=0.0):
         (numbers, layout, heads, sizes), y = packed(problem, row)
-        self.ends, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
+        work = DescentArrays.of(layout)
+        self.ends, moved = work.ends, work.moved
         self.x, self.slopes = np.zeros((2, self.ends[-1]), dtype=np.float32)
         forward(numbers, layout, heads, (width * sizes).astype(np.float32), z, self.ends, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
-        count, rows = jacobian(numbers, layout, heads, self.ends, self.x, self.slopes, moved, on, part, *both)
+        work_of_jacobian = moved, work.on, work.part, work.rows, work.above
+        count, rows = jacobian(numbers, layout, heads, self.ends, self.x, self.slopes, *work_of_jacobian)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
         box = np.array([[-np.inf], [np.inf]]) * np.ones(len(z))
-        normal_equations(count, rows, moved, r, z, problem.weights, box, square, self.gram, self.gradient)
+        normal_equations(count, rows, moved, r, z, problem.weights, box, work.square, self.gram, self.gradient)
 
 
 def system(problem, row, z, width=0.0):
@@ -119,7 +122,7 @@ def system(problem, row, z, width=0.0):
     return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
 
 
-def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf), schedule=(), row=0):
+def run(problem, z, f=None, perturbations=None, limits=LIMITS, schedule=(), row=0):
     """Codes (c, k) after descents and perturbations, their f and the steps of each."""
     network, y = packed(problem, row)
     z = np.array(z)
@@ -128,8 +131,8 @@ def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf),
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
-        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.weights,
-        np.array(limits), box, z, f, perturbations, steps, work_arrays(network.layout),
+        network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.weights, limits, box, z, f,
+        perturbations, steps, DescentArrays.of(network.layout),
     )  # fmt: skip
     return z, f, steps
 
@@ -208,7 +211,7 @@ def test_every_activation_in_compiled_code(dtype):
 @pytest.mark.parametrize(("name", "kind", "prior"), [("sigmoid", "whole", 0.0), ("tanh", "matrix", 0.1)])
 def test_descents_on_smooth_networks_end_at_stationary_points(name, kind, prior):
     problem, truth = noisy(NETWORKS[name], kind, prior=prior)
-    z, f, steps = run(problem, truth[0] + 0.3 * drawn(20, K), limits=(200, 1e-7, 0.0, np.inf))
+    z, f, steps = run(problem, truth[0] + 0.3 * drawn(20, K), limits=DescentLimits(200, 1e-7, 0.0))
     assert np.quantile(slope(problem, z), 0.9) < 2e-3  # the square root of the decrease that is still promised is 3e-4
     assert (steps > 0).all()
     np.testing.assert_allclose(f, objectives(problem, z), rtol=1e-4)
@@ -227,7 +230,7 @@ def test_a_descent_ends_when_its_objective_is_small_enough():
     problem, truth = noisy(NETWORKS["relu"], level=0.0)
     start = truth[0] + 0.1 * drawn(20, K)
     enough = float(np.median(objectives(problem, start)))
-    _, f, steps = run(problem, start, limits=(100, 1e-6, enough, np.inf))
+    _, f, steps = run(problem, start, limits=DescentLimits(100, 1e-6, enough))
     assert (f <= enough).all()
     assert (steps == 0).sum() == 10  # half of them began there
     _, exact, _ = run(problem, start)
@@ -237,7 +240,7 @@ def test_a_descent_ends_when_its_objective_is_small_enough():
 def test_a_descent_does_not_depend_on_those_before_it():
     problem, truth = noisy(NETWORKS["four layers"])
     start, perturbations = truth + 0.5, drawn(B, 3, K)
-    options = {"schedule": np.geomspace(1, 0.02, 5), "limits": (16, 1e-2, 0.0, np.inf)}
+    options = {"schedule": np.geomspace(1, 0.02, 5), "limits": DescentLimits(16, 1e-2, 0.0)}
     together = run(problem, start, perturbations=perturbations, **options)
     rng = np.random.default_rng(1)
     small_arrays = []
@@ -257,17 +260,17 @@ def test_a_descent_does_not_depend_on_those_before_it():
 def test_perturbations_never_raise_the_objective(name):
     problem, truth = noisy(NETWORKS[name], level=0.3)
     start = truth[0] + drawn(20, K)
-    z, f, steps = run(problem, start, limits=(16, 1e-2, 0.0, np.inf))
+    z, f, steps = run(problem, start, limits=DescentLimits(16, 1e-2, 0.0))
     perturbations = 0.5 * drawn(20, 6, K)
     for i in range(6):
-        lower_z, lower, more = run(problem, z, f, perturbations[:, i : i + 1], limits=(16, 1e-2, 0.0, np.inf))
+        lower_z, lower, more = run(problem, z, f, perturbations[:, i : i + 1], limits=DescentLimits(16, 1e-2, 0.0))
         kept = lower == f
         np.testing.assert_array_equal(lower_z[kept], z[kept])
         assert (lower <= f).all()
         assert (more > 0).all()
         np.testing.assert_allclose(lower, objectives(problem, lower_z), rtol=1e-4)
         z, f, steps = lower_z, lower, steps + more
-    at_once = run(problem, start, perturbations=perturbations, limits=(16, 1e-2, 0.0, np.inf))
+    at_once = run(problem, start, perturbations=perturbations, limits=DescentLimits(16, 1e-2, 0.0))
     for one, other in zip(at_once[:2], (z, f), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,14 @@ from unrelu.local_search.packed_observations import (
     KIND,
     MATRIX,
     OUTPUTS,
+    Numbers,
     PackedNetwork,
     Precision,
     latent_dim,
 )
 from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
-from unrelu.runtime.array_types import Integers
+from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.compilation import compile_by, inlined, jit, kernel
 
 # The smallest damping, and the smallest promised decrease.
@@ -97,9 +98,9 @@ def residual(x, end, y, r, z, prior):
 
 
 @kernel
-def value_and_gradient(numbers, layout, heads, widths, ends, work, y, prior, z, gradient):
-    """Return f and write its gradient by a reverse pass; vectors in ``work`` have a place for each layer's outputs."""
-    x, slopes, back, last = work[1], work[2], work[3], ends[len(layout)]
+def value_and_gradient(numbers, layout, heads, widths, ends, x, slopes, back, y, prior, z, gradient):
+    """Return f and write its gradient by a reverse pass; x, slopes and ``back`` are work arrays of all layers."""
+    last = ends[len(layout)]
     forward(numbers, layout, heads, widths, z, ends, x, slopes)
     f = residual(x, last, y, back[last : last + len(y)], z, prior)
     for j in range(layout[0, INPUTS], ends[1]):
@@ -263,31 +264,34 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @inlined
-def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damping, work):
+def _steps(network, widths, y, prior, limits, ceiling, box, exact, z, damping, work):
     """Make damped Gauss-Newton steps from z, in place, on the network smoothed with ``widths``.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
-    damping stands for the default of a first step. If the network is smoothed, not ``exact``, make one step.
+    damping stands for the default of a first step. If the network is smoothed, not ``exact``, make one step. A descent
+    is given up if its next step is predicted to gain too little for the ``ceiling``.
 
     Return f, the last damping and the number of steps.
     """
-    ends, moved, on, layers, part, vectors, gram, factor, square, first, second = work
-    k, m, last = len(z), len(y), ends[len(layout)]
-    x, slopes, r, other = layers[1], layers[2], layers[3, :m], layers[4, :m]
-    gradient, step, trial = vectors[1, :k], vectors[2, :k], vectors[3, :k]
-    most, tiny_decrease, enough, ceiling = limits[0] if exact else 1.0, limits[1], limits[2], limits[3]
+    numbers, layout, heads, _ = network
+    k, m, ends, moved = len(z), len(y), work.ends, work.moved
+    last, x, slopes, r, other = ends[len(layout)], work.x, work.slopes, work.residual[:m], work.other[:m]
+    gradient, step, trial, gram = work.gradient[:k], work.step[:k], work.trial[:k], work.gram
+    most = limits.steps if exact else 1
     forward(numbers, layout, heads, widths, z, ends, x, slopes)
     f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
-    while steps < most and small < rule.TINY_STEPS and f > enough:
+    while steps < most and small < rule.TINY_STEPS and f > limits.enough:
         if stale:
-            count, rows = _jacobian(numbers, layout, heads, ends, x, slopes, moved, on, part, first, second)
-            mean = _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient)
+            count, rows = _jacobian(
+                numbers, layout, heads, ends, x, slopes, moved, work.on, work.part, work.rows, work.above
+            )
+            mean = _normal_equations(count, rows, moved, r, z, prior, box, work.square, gram, gradient)
             stale = False
             if damping < 0:
                 damping = max(rule.FIRST_DAMPING * mean, _TINY)
         steps += 1
-        if not _damped_step(gram, gradient, damping, factor, step):
+        if not _damped_step(gram, gradient, damping, work.factor, step):
             damping, growth = damping * growth, growth * 2
             continue
         promised, length, size = 0.0, 0.0, 0.0
@@ -296,7 +300,7 @@ def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damp
             length += step[j] * step[j]
             size += z[j] * z[j]
             trial[j] = min(max(z[j] + step[j], box[0, j]), box[1, j])
-        enough_decrease = tiny_decrease * f
+        enough_decrease = limits.tiny_decrease * f
         if exact and (_arrived(damping, mean, promised, enough_decrease) or _hopeless(steps, f, promised, ceiling)):
             break
         forward(numbers, layout, heads, widths, trial, ends, x, slopes)
@@ -314,24 +318,75 @@ def _steps(numbers, layout, heads, widths, y, prior, limits, box, exact, z, damp
     return f, damping, steps
 
 
+class DescentLimits(NamedTuple):
+    """Where descents end.
+
+    Attributes:
+        steps: the most steps on the exact network.
+        tiny_decrease: a decrease of f by less than this fraction is tiny.
+        enough: an f that is small enough.
+    """
+
+    steps: int
+    tiny_decrease: float
+    enough: float
+
+
+class DescentArrays(NamedTuple):
+    """The work arrays of descents. ``ends`` says where the layers end in ``x`` and ``slopes``, (d + 2,).
+
+    Arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
+    """
+
+    ends: Integers
+    moved: Integers
+    on: npt.NDArray[np.uint64]
+    x: Numbers
+    slopes: Numbers
+    residual: Numbers
+    other: Numbers
+    widths: Numbers
+    part: Numbers
+    code: Array
+    gradient: Array
+    step: Array
+    trial: Array
+    gram: Array
+    factor: Array
+    square: Numbers
+    rows: Numbers
+    above: Numbers
+
+    @classmethod
+    def of(cls, layout: Integers, dtype: Precision = np.float32) -> DescentArrays:
+        """Allocate the work arrays for a layout of packed networks."""
+
+        def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
+            return np.zeros(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
+
+        k, double = latent_dim(layout), np.float64
+        ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
+        widest = max(k, int(layout[:, OUTPUTS].max()))
+        _, x, slopes, residual, other, widths = np.empty((6, ends[-1] + ROOM), dtype)
+        _, code, gradient, step, trial = np.empty((5, k + ROOM))
+        return cls(
+            ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), x, slopes, residual, other, widths,
+            apart(dtype, int(layout[:, INPUTS].max()) * widest), code, gradient, step, trial, apart(double, k, k),
+            apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
+        )  # fmt: skip
+
+
 @kernel
-def descend_and_perturb(
-    numbers, layout, heads, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work
-):  # fmt: skip
+def descend_and_perturb(network, schedule, y, prior, limits, box, z, f, perturbations, steps, work):
     """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k); keep lower codes.
 
     A descent makes one step at each width of the schedule, then steps on the exact network. Perturbed codes begin on
     the exact network. A perturbation is in units of the root mean square of its code. All codes are inside a box
     (2, k). A finite f (c,) says that z is already the end of a descent. Written in place: z, f, and the number of
-    steps, (c,).
-
-    ``limits`` holds the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
-    enough, and an f that a descent must reach. The last one is set here. A descent is given up if its next step is
-    predicted to gain too little for it.
-    ``work`` is the :func:`work_arrays` of the layout.
+    steps, (c,). ``work`` is for the layout of the :class:`PackedNetwork`.
     """
-    k, widths, stages = z.shape[1], work[3][5, : len(layout)], len(schedule)
-    code = work[5][4, :k]
+    k, widths, stages = z.shape[1], work.widths[: len(network.layout)], len(schedule)
+    code = work.code[:k]
     for i in range(len(z)):
         begin = 0
         if not f[i] < np.inf:
@@ -339,7 +394,7 @@ def descend_and_perturb(
         for turn in range(begin, perturbations.shape[1]):
             if turn < 0:
                 copy(z[i], code)
-            elif f[i] <= limits[2]:
+            elif f[i] <= limits.enough:
                 break
             else:
                 length = 0.0
@@ -349,12 +404,12 @@ def descend_and_perturb(
                 for j in range(k):
                     aimed = z[i, j] + length * perturbations[i, turn, j]
                     code[j] = _reflected(aimed, box[0, j], box[1, j])
-            limits[3], damping, reached = f[i], -1.0, np.inf
+            damping, reached = -1.0, np.inf
             for stage in range(0 if turn < 0 else stages, stages + 1):
-                for layer in range(len(layout)):
-                    widths[layer] = schedule[stage] * sizes[layer] if stage < stages else 0.0
+                for layer in range(len(widths)):
+                    widths[layer] = schedule[stage] * network.sizes[layer] if stage < stages else 0.0
                 reached, damping, count = _steps(
-                    numbers, layout, heads, widths, y, prior, limits, box, stage == stages, code, damping, work
+                    network, widths, y, prior, limits, f[i], box, stage == stages, code, damping, work
                 )
                 steps[i] += count
             if reached < f[i]:
@@ -362,35 +417,13 @@ def descend_and_perturb(
                 copy(code, z[i])
 
 
-Work: TypeAlias = tuple[npt.NDArray[Any], ...]
-
-
-def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
-    """Allocate the work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
-
-    All arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
-    """
-
-    def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
-        return np.zeros(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
-
-    k, d, double = latent_dim(layout), len(layout), np.float64
-    ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
-    widest = max(k, int(layout[:, OUTPUTS].max()))
-    return (
-        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), dtype),
-        apart(dtype, int(layout[:, INPUTS].max()) * widest), np.empty((5, k + ROOM)), apart(double, k, k),
-        apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
-    )  # fmt: skip
-
-
 def compile_descents(dtype: Precision = np.float32, heads: int | None = None) -> None:
     """Compile or load the descents before their first use, by running them on G(z) = relu(z) without any codes."""
     network = PackedNetwork.of([FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))], [1.0], dtype)
     none, codes = np.zeros(0), np.zeros((0, 1))
     run = partial(
-        descend_and_perturb, *network._replace(heads=heads), none, none.astype(dtype), none, none, codes, codes, none,
-        codes[None], np.zeros(0, np.int64), work_arrays(network.layout, dtype),
+        descend_and_perturb, network._replace(heads=heads), none, none.astype(dtype), none, DescentLimits(0, 0.0, 0.0), codes,
+        codes, none, codes[None], np.zeros(0, np.int64), DescentArrays.of(network.layout, dtype),
     )  # fmt: skip
     what = f"descents in {np.dtype(dtype).name}, heads: {heads is not None}"
     compile_by(run, descend_and_perturb.stats.cache_path, what)

@@ -33,6 +33,24 @@ def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
     return plateau
 
 
+def bounded_step(gram: Tensor, gradient: Tensor, held: Tensor, damping: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Solve (H + mu I) s = -g without the ``held`` coordinates (b, k), which do not move.
+
+    Args:
+        gram, gradient: H, (b, k, k), and g, (b, k).
+        damping: mu, a number or (b, 1).
+
+    Returns:
+        The steps s, (b, k), and whether the system has a finite solution, (b,).
+    """
+    free = ~held
+    gram = gram * (free[:, :, None] & free[:, None, :])
+    gram.diagonal(dim1=1, dim2=2).add_(held + damping)
+    root, info = torch.linalg.cholesky_ex(gram)
+    s = -torch.cholesky_solve((gradient * free)[:, :, None], root)[:, :, 0]
+    return s, (info == 0) & torch.isfinite(s).all(dim=1)
+
+
 class LevenbergMarquardtSteps(Steps):
     r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by the rule of :mod:`~unrelu.local_search.damping`.
 
@@ -70,12 +88,8 @@ class LevenbergMarquardtSteps(Steps):
         """Make one trial step of some codes, with a new Jacobian where the last step was accepted."""
         self.refresh(at)
         z, f, mu, mean = self.z[at], self.f[at], self.damping[at], self._mean(self.gram[at])
-        free = ~self.objective.held(z, self.gradient[at])
-        gram, gradient = self.gram[at] * (free[:, :, None] & free[:, None, :]), self.gradient[at] * free
-        gram.diagonal(dim1=1, dim2=2).add_(mu[:, None])
-        root, info = torch.linalg.cholesky_ex(gram)
-        s = -torch.cholesky_solve(gradient[:, :, None], root)[:, :, 0]
-        solved = (info == 0) & torch.isfinite(s).all(dim=1)
+        gradient = self.gradient[at]
+        s, solved = bounded_step(self.gram[at], gradient, self.objective.held(z, gradient), mu[:, None])
         s = torch.where(solved[:, None], s, torch.zeros_like(s))
         promised, enough = (s * (mu[:, None] * s - gradient)).sum(dim=1), self.tiny_decrease * f
         self.steps[at] += 1
@@ -144,15 +158,11 @@ def _last_digits(objective: SquaredError, z: Tensor, f: Tensor, observations: Te
     at, trial = torch.arange(len(z), device=z.device), z
     for _ in range(_MOST_LAST_STEPS):
         gram, gradient, reached = objective.system(trial, observations[at])
-        free = ~objective.held(trial, gradient)
-        gram, gradient = gram * (free[:, :, None] & free[:, None, :]), gradient * free
-        gram.diagonal(dim1=1, dim2=2).add_((~free).to(gram))
-        root, info = torch.linalg.cholesky_ex(gram)
-        s = -torch.cholesky_solve(gradient[:, :, None], root)[:, :, 0]
+        s, solved = bounded_step(gram, gradient, objective.held(trial, gradient), 0.0)
         gain = -(s * gradient).sum(dim=1)
         better = (gain <= 0.5 * promised[at]) & (reached <= (1 + _ROUNDED) * f[at])
         z[at[better]], f[at[better]], promised[at[better]] = trial[better], reached[better], gain[better]
-        going = better & (info == 0) & (gain > 0) & s.isfinite().all(dim=1)
+        going = better & solved & (gain > 0)
         at, trial = at[going], objective.clip(trial + s)[going]
         if not len(at):
             break

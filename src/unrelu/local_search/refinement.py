@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import value_and_gradient, work_arrays
+from unrelu.local_search.descent_kernel import DescentArrays, value_and_gradient
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
@@ -50,7 +50,7 @@ _LEFT = 1e-6
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 # The types of the arguments of the compiled evaluation.
-_TYPES = "(f8[::1], i8[:, ::1], {}, f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
+_TYPES = "(f8[::1], i8[:, ::1], {}, f8[::1], i8[::1], " + ", ".join(["f8[::1]"] * 7) + ")"
 
 
 class _Code:
@@ -216,10 +216,11 @@ class _Refinement:
         """Make BFGS steps of some codes; compiled code evaluates f for one code after another."""
         for i in some:
             code, ((numbers, layout, heads, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
-            (ends, _, _, work, *_), widths, going = work_arrays(layout, np.float64), 0 * sizes, True
+            work, widths, going = DescentArrays.of(layout, np.float64), 0 * sizes, True
+            vectors = work.ends, work.x, work.slopes, work.other
             while going and code.steps < most:
                 gradient = np.empty_like(code.z)
-                f = value_and_gradient(numbers, layout, heads, widths, ends, work, y, self.prior, code.trial, gradient)
+                f = value_and_gradient(numbers, layout, heads, widths, *vectors, y, self.prior, code.trial, gradient)
                 going = not code.take(f, gradient)
             if stopped():
                 break

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search.damping import FIRST_DAMPING
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
+from unrelu.local_search.descent_kernel import (
+    SHORTEST_CODE,
+    DescentLimits,
+    DescentArrays,
+    compile_descents,
+    descend_and_perturb,
+)
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
@@ -134,11 +140,11 @@ class CompiledDescents:
             double = self._in_double[observation]
             network, y = (self._double if double else self.packed).of(observation)
             if network.layout is not layout:
-                layout, work = network.layout, work_arrays(network.layout, np.float64 if double else np.float32)
-            limits = np.array([self.schedule.steps, ENOUGH_DECREASE, enough[i], np.inf])
+                layout, work = network.layout, DescentArrays.of(network.layout, np.float64 if double else np.float32)
+            limits = DescentLimits(self.schedule.steps, ENOUGH_DECREASE, float(enough[i]))
             descend_and_perturb(
-                *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
-                start.f[i], start.perturbations[i], steps[i], work,
+                network, widths, y, self.problem.weights, limits, self._box, start.z[i], start.f[i],
+                start.perturbations[i], steps[i], work,
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))
 
