@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.local_search.test_descent_kernel import NETWORKS, noisy
-from unrelu.local_search.descent_kernel import DescentLimits, DescentArrays, descend_and_perturb
+from unrelu.local_search.descent_kernel import DescentArrays, DescentLimits, descend_and_perturb
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
@@ -26,8 +26,8 @@ def compiled_steps(problem, z, most, ceiling):
         none, count, value = np.empty((1, 0, z.shape[1])), np.zeros(1, dtype=np.int64), np.full(1, ceiling)
         perturb = none if ceiling == NO_CEILING else np.zeros((1, 1, z.shape[1]))
         descend_and_perturb(
-            network, np.empty(0), y, problem.weights, DescentLimits(most, TINY, 0.0), box, z[i : i + 1], value, perturb, count,
-            DescentArrays.of(network.layout, np.float64),
+            network, np.empty(0), y, problem.weights, DescentLimits(most, TINY, 0.0), box, z[i : i + 1], value, perturb,
+            count, DescentArrays.of(network.layout, np.float64),
         )  # fmt: skip
         f[i] = value[0]
         steps.append(int(count[0]))

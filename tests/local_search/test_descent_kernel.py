@@ -14,7 +14,7 @@ import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search._compiled_activations import activate
-from unrelu.local_search.descent_kernel import DescentLimits, DescentArrays, descend_and_perturb
+from unrelu.local_search.descent_kernel import DescentArrays, DescentLimits, descend_and_perturb
 from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation

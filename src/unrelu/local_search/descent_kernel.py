@@ -421,9 +421,10 @@ def compile_descents(dtype: Precision = np.float32, heads: int | None = None) ->
     """Compile or load the descents before their first use, by running them on G(z) = relu(z) without any codes."""
     network = PackedNetwork.of([FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))], [1.0], dtype)
     none, codes = np.zeros(0), np.zeros((0, 1))
+    limits, work = DescentLimits(0, 0.0, 0.0), DescentArrays.of(network.layout, dtype)
     run = partial(
-        descend_and_perturb, network._replace(heads=heads), none, none.astype(dtype), none, DescentLimits(0, 0.0, 0.0), codes,
-        codes, none, codes[None], np.zeros(0, np.int64), DescentArrays.of(network.layout, dtype),
+        descend_and_perturb, network._replace(heads=heads), none, none.astype(dtype), none, limits, codes, codes, none,
+        codes[None], np.zeros(0, np.int64), work,
     )  # fmt: skip
     what = f"descents in {np.dtype(dtype).name}, heads: {heads is not None}"
     compile_by(run, descend_and_perturb.stats.cache_path, what)

@@ -21,8 +21,8 @@ from torch import Tensor
 from unrelu.local_search.damping import FIRST_DAMPING
 from unrelu.local_search.descent_kernel import (
     SHORTEST_CODE,
-    DescentLimits,
     DescentArrays,
+    DescentLimits,
     compile_descents,
     descend_and_perturb,
 )
