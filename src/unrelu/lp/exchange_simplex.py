@@ -47,9 +47,9 @@ _LARGEST_INVERSE, _DEPENDENT = 1e8, 1e-7
 
 
 class Vertex(NamedTuple):
-    """Where a program was left: v (K,), the multipliers of its rows, how it ended, pivots, and the basis, if any.
+    """The end of a solve: v (K,), the multipliers of the rows, the status, the pivots, and the basis if there is one.
 
-    The basis are the numbers of its rows, unit rows from m on, and the transposed inverse of their matrix, (K, K).
+    ``basis`` has the numbers of its rows, unit rows from m on, and ``edges`` the transposed inverse of these rows.
     """
 
     v: Array
@@ -102,13 +102,13 @@ def restart(
     rows: Array, shift: Array, lo: Array, hi: Array, column: Index, gradient: Array, basis: Index, edges: Array,
     y: Array,
 ) -> tuple[tuple[Array, ...], bool]:  # fmt: skip
-    """The vertex of a basis and all that belongs to it from the inverse; arguments as for :func:`minimise`.
+    """Compute the vertex of a basis from scratch, by the inverse; arguments as for :func:`minimise`.
 
     Multipliers ``y`` of residuals that are not zero are set to their ends.
 
     Returns:
-        v (K,), the residuals of all rows, the gradient g + A^T y without basic rows (K,), and the norms of the edges
-        and the multipliers of the basic rows (K,); and whether v and these multipliers, refined once, are accurate.
+        The state: v (K,), the residuals of all rows, the gradient g + A^T y without basic rows (K,), the norms of the
+        edges (K,), and the multipliers of the basic rows (K,). And whether v and these multipliers are accurate.
     """
     m, k = rows.shape
     v, scale, error = np.zeros(k), 1.0, 0.0
@@ -129,7 +129,7 @@ def restart(
 
 
 def _independent(rows: Array, column: Index, basis: Index) -> tuple[Index, Array]:
-    """The basis with dependent rows replaced by the first unit rows, and the transposed inverse of its rows."""
+    """Replace dependent rows of a basis by the first unit rows; return it with the transposed inverse of its rows."""
     m, k = rows.shape
     matrix = _basic_rows(rows, column, basis)
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
@@ -145,7 +145,7 @@ def _independent(rows: Array, column: Index, basis: Index) -> tuple[Index, Array
 
 
 def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
-    """The basic rows as a matrix, (K, K)."""
+    """Collect the basic rows in a matrix, (K, K)."""
     m, unit = len(rows), basis >= len(rows)
     matrix = rows[np.where(unit, 0, basis)] if m else np.zeros((len(basis), rows.shape[1]))
     matrix[unit] = 0.0
@@ -154,7 +154,7 @@ def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
 
 
 def _inverse(matrix: Array) -> Array:
-    """The transposed inverse, contiguous; NaN if the matrix is singular."""
+    """Compute the transposed inverse, contiguous; NaN if the matrix is singular."""
     factor, pivots, failed = linalg.lapack.dgetrf(matrix)
     return np.full_like(matrix, np.nan) if failed else linalg.lapack.dgetri(factor, pivots, overwrite_lu=1)[0].T
 
@@ -224,7 +224,7 @@ def exchange(rows, lo, hi, allowed, size, column, basis, edges, y, v, r, g, norm
 
 @jit
 def add_multiple(x, factor, out):
-    """out += factor x, as a loop, which compiles ten times as fast as an array expression."""
+    """Add factor x to ``out``, by a loop, which compiles ten times as fast as an array expression."""
     for i in range(len(x)):
         out[i] += factor * x[i]
 
@@ -255,7 +255,7 @@ def change_multiplier(rows, column, j, new, y, g):
 
 @jit
 def steepest(basis, lo, hi, allowed, norm, inner):
-    """The basic row whose multiplier is farthest outside its interval per unit length of its edge.
+    """Find the basic row whose multiplier is farthest outside its interval per unit length of its edge.
 
     Returns its place in the basis (-1: none), the sign of its residual along the edge, and the decrease per unit.
     """

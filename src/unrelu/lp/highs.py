@@ -22,7 +22,7 @@ from unrelu.runtime.array_types import Array, Integers
 Option = bool | int | float | str
 Basis = highspy.HighsBasis
 
-# The keys are names, as not every release of HiGHS has every status. All others are breakdowns.
+# By name, as not every release of HiGHS has every status. All others are breakdowns.
 _STATUS: dict[str, LpStatus] = {
     "kOptimal": LpStatus.OPTIMAL,
     "kModelEmpty": LpStatus.OPTIMAL,
@@ -34,10 +34,10 @@ _STATUS: dict[str, LpStatus] = {
 # The smallest tolerance that HiGHS takes. On layer programs it is as fast as the default of 1e-7, and its answers are
 # easier to prove.
 _TOLERANCE = 1e-10
-# Of programs that are solved again and again. Devex weights, and no scaling: steepest-edge weights are computed anew
-# for each basis that is set, which takes longer than the few pivots after it. Node programs of `unrelu benchmark
-# certify` take .6 of the time of the defaults. Their multipliers are rounded and recomputed: tighter tolerances take
-# more pivots and prove no more.
+# Options for programs that are solved again and again: Devex weights and no scaling, because steepest-edge weights are
+# computed anew for each basis that is set, which takes longer than the few pivots after it. Node programs of `unrelu
+# benchmark certify` take .6 of the time of the defaults. Their multipliers are rounded and recomputed, so tighter
+# tolerances take more pivots and prove no more.
 LIVE: dict[str, Option] = {
     "simplex_dual_edge_weight_strategy": 1,
     "simplex_scale_strategy": 0,
@@ -80,13 +80,13 @@ class LpSolution:
     """What HiGHS reached on a linear program; nothing here is proved.
 
     Attributes:
-        status: LIMIT at the cutoff, too; INFEASIBLE only with a ray.
+        status: how it ended; LIMIT at the cutoff, too; INFEASIBLE only with a ray.
         beyond: whether the objective has passed the cutoff.
-        objective: of the point, or of the multipliers at the cutoff.
+        objective: that of the point, or of the multipliers at the cutoff.
         x: the point, (N,).
-        row_dual: multipliers of the rows, (M,), derivatives of the optimal objective with respect to the active sides;
-            of infeasible rows a ray, y with y A = 0 on all free unknowns.
-        iterations: of the simplex.
+        row_dual: multipliers of the rows, (M,): derivatives of the optimal objective with respect to the active sides.
+            If the program is infeasible, a ray: y with y A = 0 on all free unknowns.
+        iterations: number of simplex iterations.
         basis: for a warm start.
     """
 

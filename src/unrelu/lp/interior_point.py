@@ -24,30 +24,31 @@ from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.work_clock import now
 
-# The most steps. They end when one changes at most so many of the K heaviest rows, per unit of its length: the pivots
-# that the next one saves take less time than a factorisation.
+# The most steps. The steps end when one changes at most so many of the K heaviest rows, per unit of its length. The
+# pivots that a further step saves then take less time than its factorisation.
 _STEPS, _CHANGES = 40, 16
-# Rows in the first working set for each unknown. A break point was crossed if the residual is beyond it by the second.
+# Rows in the first working set for each unknown. A break point counts as crossed if the residual is beyond it by the
+# second number.
 _WORKING, _CROSSED = 2, 1e-9
 # Fraction of the way to the boundary that a step goes.
 _DAMPING = 0.995
-# The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1. Between narrow
-# bounds, it keeps a quarter of their distance, and counts as inside by at least _LEAST.
+# The first point keeps this distance from the bounds, and slacks of rows keep it from 0: residuals are about 1. Between
+# narrow bounds, the point keeps a quarter of their distance, and its distances count as at least _LEAST.
 _MARGIN, _LEAST = 0.1, 1e-9
 # Rows with only an upper side take no part in the steps if the first point is this far below it.
 _FAR = 4.0
-# Rows with less than the first fraction of the largest weight are left out of the normal matrix. The second one is the
-# ridge of that matrix, in units of its mean diagonal: single precision.
+# Rows with less than the first fraction of the largest weight are left out of the normal matrix. The second fraction is
+# the ridge of that matrix in units of its mean diagonal, for single precision.
 _NEGLIGIBLE, _RIDGE = 1e-5, 1e-7
-# A vertex is completed by fill-ins rather than by rows of a smaller weight, which are far away.
+# A basis is completed by fill-ins rather than by rows of a smaller weight than this, which are far away.
 _FILL_IN = 1e-7
 
 
 def optimise(program: PiecewiseLinearProgram, end: float = math.inf) -> Vertex:
     """Solve a program with a dense matrix, until ``now()`` passes ``end``.
 
-    Only rows near their break points, the working set, take part in the exchange. Others keep their multipliers. The
-    working set grows by those whose break point was crossed.
+    Only the working set, rows near their break points, takes part in the exchange. Other rows keep their multipliers.
+    The working set grows by the rows whose break points were crossed.
     """
     compile_exchange()
     rows, (column, *units), (n, k) = program.rows, program.units(), program.rows.shape
@@ -141,7 +142,7 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
 def _first_point(
     program: PiecewiseLinearProgram, signs: Array, at: Index, offset: Array, sign: Array
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """v inside the bounds, residuals of the rows (m,), their slacks and multipliers (1 or 2, m), those of the bounds.
+    """Choose v inside the bounds; compute residuals (m,), slacks and multipliers of rows (1 or 2, m), those of bounds.
 
     The multipliers of the bounds balance A^T y + g, and are a little larger.
     """
@@ -160,13 +161,13 @@ def _first_point(
 
 
 def _longest(x: Array, direction: Array) -> float:
-    """The longest step up to 1 that keeps x >= 0."""
+    """Compute the longest step up to 1 that keeps x >= 0."""
     fall = float((direction / x).min(initial=-1.0))
     return -1.0 / fall
 
 
 def _factorised(rows: npt.NDArray[np.float32], weight: Array, barrier: Array) -> tuple[Array, bool]:
-    """The Cholesky factor of A^T D A + barrier without rows of negligible weight, and whether there is none."""
+    """Factorise A^T D A + barrier without rows of negligible weight; return the factor, and whether that failed."""
     used = np.flatnonzero(weight > _NEGLIGIBLE * weight.max(initial=0.0))
     root = rows[used]
     root *= np.sqrt(weight[used] / weight.max())[:, None]

@@ -57,7 +57,7 @@ class PiecewiseLinearProgram:
     hard: bool = False
 
     def units(self) -> UnitRows:
-        """The fill-ins and bounds."""
+        """Write the fill-ins and bounds as rows."""
         below, above = np.flatnonzero(self.lower > -np.inf), np.flatnonzero(self.upper < np.inf)
         fill_ins, none, penalty = np.arange(len(self.v)), np.zeros(len(self.v)), self.penalty
         return UnitRows(
@@ -68,12 +68,12 @@ class PiecewiseLinearProgram:
         )
 
     def restricted(self, index: Index) -> PiecewiseLinearProgram:
-        """The program with some of its rows."""
+        """Keep only some rows of the program."""
         names = ("rows", "shift", "lo", "hi", "y")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def dual(self) -> tuple[LinearProgram, Index]:
-        r"""The dual program for HiGHS, and the rows that its first columns stand for; v is its row dual.
+        r"""Write the dual program for HiGHS, and the rows that its first columns stand for; v is its row dual.
 
         .. math:: \min_y\; -s^T y \qquad A^T y = -g, \quad lo \le y \le hi
         """

@@ -44,7 +44,7 @@ class DeepestPoint:
 
 
 def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math.inf) -> DeepestPoint:
-    """A point as far inside the inequalities as possible, and the dimension of the polytope.
+    """Find a point as far inside the inequalities as possible, and the dimension of the polytope.
 
     h0 is the least-squares solution of the equations, and N a basis of their null space. In h = h0 + N v only
     inequalities are left, and a linear program finds the largest slack t with F N v + t <= f - F h0. If t = 0, some
@@ -60,40 +60,36 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
     """
     end = now() + time_limit
     start, basis = _solve_equations(polytope.equal, polytope.equal_side)
-
-    def without_point(status: LpStatus) -> DeepestPoint:
-        return DeepestPoint(start, -1, status)
-
     reached = polytope.equal @ start
     size = max(*(float(np.abs(side).max(initial=0.0)) for side in (polytope.equal_side, reached)), np.finfo(float).tiny)
     if np.abs(reached - polytope.equal_side).max(initial=0.0) > tolerance * size:
-        return without_point(LpStatus.INFEASIBLE)
+        return DeepestPoint(start, -1, LpStatus.INFEASIBLE)
     size = max(size, float(np.abs(polytope.below_side).max(initial=0.0)))
     slack = (polytope.below_side - polytope.below @ start) / size
     if not basis.shape[1] or not len(slack):
         if slack.min(initial=0.0) < -tolerance:
-            return without_point(LpStatus.INFEASIBLE)
+            return DeepestPoint(start, -1, LpStatus.INFEASIBLE)
         return DeepestPoint(start, basis.shape[1], LpStatus.OPTIMAL)
     normals = constraints_on(polytope.below, basis)
     solution = solve(_deepest(normals, slack), end - now())
     if solution.status is not LpStatus.OPTIMAL:
-        return without_point(solution.status)
+        return DeepestPoint(start, -1, solution.status)
     v, depth = solution.x[:-1], solution.x[-1]
     if depth < -tolerance:
-        return without_point(LpStatus.INFEASIBLE)
+        return DeepestPoint(start, -1, LpStatus.INFEASIBLE)
     dimension = basis.shape[1]
     if depth <= tolerance:
         # At the deepest point, slacks are either zero or clearly positive.
         left = slack - normals @ v
         tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - now())
         if tight is None:
-            return without_point(LpStatus.LIMIT)
+            return DeepestPoint(start, -1, LpStatus.LIMIT)
         dimension = null_space(normals[tight]).shape[1]
     return DeepestPoint(start + size * (basis @ v), dimension, LpStatus.OPTIMAL)
 
 
 def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
-    """The least-squares solution of matrix h = side with the smallest norm, and a basis of the null space, (k, k-r)."""
+    """Find the shortest least-squares solution of matrix h = side, and an orthonormal basis of the null space."""
     m, k = matrix.shape
     if m == 0:
         return np.zeros(k), np.eye(k)
@@ -104,19 +100,19 @@ def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:
 
 
 def null_space(matrix: Array) -> Array:
-    """An orthonormal basis of {d: matrix d = 0}, (k, k - rank)."""
+    """Compute an orthonormal basis of {d: matrix d = 0}, (k, k - rank)."""
     return _solve_equations(matrix, np.zeros(len(matrix)))[1]
 
 
 def constraints_on(normals: Array, basis: Array) -> Array:
-    """The normals in the coordinates of ``basis``; those that are orthogonal to it up to rounding are set to 0."""
+    """Express normals in the coordinates of ``basis``; those that are orthogonal to it up to rounding become 0."""
     result = normals @ basis
     size = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.where(np.abs(result).max(axis=1, keepdims=True, initial=0.0) > _RANK_TOLERANCE * size, result, 0.0)
 
 
 def _deepest(normals: Array, slack: Array) -> LinearProgram:
-    """max t <= 1 subject to normals v + t <= slack, as a minimisation over (v, t)."""
+    """Write max t <= 1 subject to normals v + t <= slack as a minimisation over (v, t)."""
     m, d = normals.shape
     return LinearProgram(
         cost=np.append(np.zeros(d), -1.0),
@@ -129,7 +125,7 @@ def _deepest(normals: Array, slack: Array) -> LinearProgram:
 
 
 def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> Flags | None:
-    """Which rows of normals v <= slack are equations at every feasible v; None if the program was not solved.
+    """Find the rows of normals v <= slack that are equations at every feasible v; None if the program was not solved.
 
     max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1. If row i has a positive slack at some
     feasible v, scaling by a large tau makes that slack 1. So s_i = 0 exactly for the rows that are always tight.
