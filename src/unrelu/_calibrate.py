@@ -20,6 +20,7 @@ from unrelu.runtime.host import computing
 from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
+# The fewest observations, and the number of parts in the cross-validation.
 _FEWEST, _FOLDS = 20, 10
 
 
@@ -91,7 +92,7 @@ def calibrate(
     if measured.count:
         measured = measured.take(np.arange(observations) % measured.count)
     with computing(one_thread=small(network)):
-        # Simulations take no more from a problem than how many observations there are, and what measures them.
+        # Simulations only use the number of observations of this problem, and how they are measured.
         problem = Problem.build(
             network, np.zeros((observations, *measured.shape)), operator=measured, bounds=box.ends, noise=stated,
             norm="l2", scale="none", seed=seed,

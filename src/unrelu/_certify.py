@@ -86,7 +86,7 @@ def certify(
     """
     if isinstance(result, Inversion):
         stated = result.problem.stated
-        # That of a y by part is made of its parts again.
+        # If y is given by part, its operator is made of the parts again.
         operator = stated.operator if operator is None and not isinstance(y, Mapping) else operator
         noise = stated.noise if noise is None else noise
         bounds = stated.bounds.ends if bounds is None else bounds
@@ -116,7 +116,7 @@ def certify(
 
 
 def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str) -> Array:
-    """The codes to begin with, (B, k); zeros, or the middle of the bounds, where there is none."""
+    """Find the codes to begin with, (B, k); where there is none, take zeros or the middle of the bounds."""
     shape = (problem.size, problem.network.latent_dim)
     if result is None:
         given = problem.y.reshape(problem.size, *problem.operator.shape)
@@ -140,6 +140,7 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
 
 
 def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes: int) -> Certificate:
+    """Certify one observation within the limits of the problem."""
     control, visited = problem.control, 0
 
     def stop(nodes: int) -> bool:

@@ -25,9 +25,9 @@ from unrelu.runtime.words import share
 
 #: The least :math:`n_i / n_{i-1}` of the paper's Assumption 1.
 ASSUMED_EXPANSION = 2.1
-# With more undecided neurons than this, proofs for the zoo's networks took longer than minutes.
+# With more undecided neurons than this, proofs for the zoo's networks take longer than minutes.
 _MANY = 300
-# The most lines of one fact in print; a reason names all layers that it concerns.
+# The most printed lines of one fact. A reason names all layers that it concerns.
 _LINES = 10
 # A thousand samples estimate fractions to about a per cent; a request for more than this many is a mistake.
 _MOST_SAMPLES = 1_000_000
@@ -149,7 +149,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
 
 
 def _enough(layer: Layer, on: Flags) -> Flags:
-    """For which codes at least as many outputs as inputs determine their pre-activation, given which neurons are on."""
+    """Find the codes at which at least n_in outputs determine their pre-activation; ``on`` marks the active neurons."""
     slopes = layer.activation.slopes(layer.n_out)
     determining = on.reshape(len(on), -1) | layer.activation.invertible | (slopes > 0)
     determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
@@ -157,7 +157,7 @@ def _enough(layer: Layer, on: Flags) -> Flags:
 
 
 def _expected(network: Generator, exact: float, identifiable: float) -> str:
-    """Whether exact inversion can be expected, in a sentence."""
+    """Say whether exact inversion can be expected, in a sentence."""
     if network.too_large:
         return f"nothing can be said of identifiable codes: {network.too_large}"
     try:
@@ -175,7 +175,7 @@ def _expected(network: Generator, exact: float, identifiable: float) -> str:
 
 
 def _provable(network: Generator) -> str:
-    """What a certificate can be expected to prove, in words."""
+    """Say what a certificate can be expected to prove, in words."""
     reason = obstacle(network)
     if reason is not None or not isinstance(network, Network):
         return f"nothing: {reason}"

@@ -31,9 +31,9 @@ from unrelu.thresholds import CONFIDENT, LOCAL_OPTIMUM
 if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure
 
-# With fewer values in an interval, its ends are interpolated too far.
+# With fewer values in an interval, the interpolation of its ends is coarse.
 _FEW = 4
-# Generators are alike if their typical outputs differ by at most this share of the spread of these.
+# Generators are alike if their typical outputs differ by at most this share of the outputs' spread.
 _ALIKE = 0.1
 # The levels that are printed and drawn: those of one and two standard deviations.
 _LEVELS = (0.6827, 0.9545)
@@ -122,7 +122,7 @@ class Profile:
         return ends[0], ends[1]
 
     def _with_best(self) -> tuple[Array, Array]:
-        """The values of one coordinate that were reached, and that of the best code among them, with delta."""
+        """Return the values of one coordinate that were reached, with that of the best code among them, and delta."""
         known = np.isfinite(self.fun)
         x, delta = self.values[0][known], self.delta[known]
         own = self.best.parameters[self.names[0]]
@@ -131,10 +131,12 @@ class Profile:
             x, delta = np.insert(x, place, own), np.insert(delta, place, 0.0)
         return x, delta
 
-    def _inside(self, ends: tuple[float, float]) -> int:
-        """How many values are in an interval."""
-        low, high = np.nan_to_num(ends[0], nan=-np.inf), np.nan_to_num(ends[1], nan=np.inf)
-        return int(((self.values[0] >= low) & (self.values[0] <= high)).sum())
+    def _interval_text(self, level: float) -> str:
+        """Write an interval in words, and say if few values are in it."""
+        low, high = self.interval(level)
+        few = (~((self.values[0] < low) | (self.values[0] > high))).sum() < _FEW
+        ends = " to ".join("beyond the values" if np.isnan(end) else f"{end:.5g}" for end in (low, high))
+        return f"{level:.1%}: {ends}{f' (coarse: fewer than {_FEW} values in it)' if few else ''}"
 
     def plot(self) -> ObservationFigure:
         """Draw delta over the values of one coordinate, or its contours over those of two, at one and two sigma.
@@ -168,20 +170,12 @@ class Profile:
 
     def __str__(self) -> str:
         own, known = [self.best.parameters[name] for name in self.names], np.isfinite(self.fun)
-        sure, ends = int((self.confidence[known] >= CONFIDENT).sum()), []
-        if len(self.names) == 1 and not self._refused and known.any():
-            pairs = [self.interval(level) for level in _LEVELS]
-            ends = [
-                f"{level:.1%}: "
-                + " to ".join("beyond the values" if np.isnan(end) else f"{end:.5g}" for end in pair)
-                + (f" (coarse: fewer than {_FEW} values in it)" if self._inside(pair) < _FEW else "")
-                for level, pair in zip(_LEVELS, pairs, strict=True)
-            ]
-        reached = count(int(known.sum()), "value")
+        levels = _LEVELS if len(self.names) == 1 and not self._refused and known.any() else ()
+        sure, reached = int((self.confidence[known] >= CONFIDENT).sum()), count(int(known.sum()), "value")
         entries = [
             ("best", ", ".join(f"{name} = {value:.5g}" for name, value in zip(self.names, own, strict=True))
              + f", objective {number(float(self.best.fun))}, {self.best.status.name}"),
-            ("interval", "; ".join(ends)),
+            ("interval", "; ".join(map(self._interval_text, levels))),
             ("confidence", f"at least {CONFIDENT} that no code is better, at {sure} of {reached}"),
             ("effort", f"{self.seconds:.3g} s"),
         ]  # fmt: skip
@@ -278,7 +272,7 @@ def _check(network: Generator, bounds: Any, fixed: Any, places: Sequence[int], a
 
 
 def _axes(names: Sequence[Any], values: Sequence[npt.ArrayLike]) -> list[Array]:
-    """The increasing values of each coordinate."""
+    """Check the values of each coordinate, and sort them."""
     if len(names) not in (1, 2) or len(values) != len(names):
         raise InputError(f"profile: {count(len(names), 'coordinate')} and values of {len(values)}; hold one or two")
     axes = [numbers(each, f"values of {name}") for name, each in zip(names, values, strict=True)]
@@ -289,7 +283,7 @@ def _axes(names: Sequence[Any], values: Sequence[npt.ArrayLike]) -> list[Array]:
 
 
 class _Grid:
-    """The results at the points of the grid, by their places (i,) or (i, j)."""
+    """A search at every point of the grid; ``found`` has the results by the place of a point, (i,) or (i, j)."""
 
     def __init__(
         self, network: Generator, y: Any, stated: dict[str, Any], held: dict[Any, Any], places: Sequence[int],
@@ -303,13 +297,14 @@ class _Grid:
         self._first: Problem | None = None  # as it was searched
 
     def order(self) -> list[tuple[int, ...]]:
-        """The points, those near the best code first, in units of the grid."""
+        """List the points, those nearest to the best code first, in units of the grid."""
         own = [list(self.best.parameters.values())[place] for place in self.places]
         near = [np.abs(axis - value) / np.ptp(axis) for axis, value in zip(self.axes, own, strict=True)]
         points = product(*(range(len(axis)) for axis in self.axes))
         return sorted(points, key=lambda at: sum(float(side[i]) for side, i in zip(near, at, strict=True)))
 
-    def _solved(self, at: tuple[int, ...], start: Inversion, **options: Any) -> Inversion:
+    def _solve(self, at: tuple[int, ...], start: Inversion, **options: Any) -> Inversion:
+        """Invert with the coordinates held at a point, from the code of an earlier result."""
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
         fixed, options = self.held | dict(zip(self.places, values, strict=True)), self.options | options
         with problem_of(self.network, self.y, "auto", fixed=fixed, z0=start.z, **self.stated) as asked:
@@ -317,21 +312,21 @@ class _Grid:
             return inverted(problem, make("auto", options), "auto", self.stated.get("norm"), options)
 
     def search(self, at: tuple[int, ...]) -> None:
-        """Search the point, also from the code of the nearest one that is finished."""
+        """Search a point, also from the code of the nearest point that is finished."""
         nearest = min(self.found, key=lambda other: np.abs(np.subtract(at, other)).sum(), default=None)
         start = self.best if nearest is None else self.found[nearest]
-        self.found[at] = self._solved(at, start)
+        self.found[at] = self._solve(at, start)
         self._first = self._first or self.found[at].problem.equilibrated()
 
     def descend(self, at: tuple[int, ...]) -> None:
-        """Descend from the codes of the neighbours, and keep what is better; its confidence is not known."""
+        """Descend from the codes of the neighbours, and keep a better code, whose confidence is not known."""
         for other in [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]:
-            tried = self._solved(at, self.found[other], rounds=0)
+            tried = self._solve(at, self.found[other], rounds=0)
             if tried.fun < (1 - LOCAL_OPTIMUM) * self.found[at].fun:
                 self.found[at] = tried
 
     def columns(self) -> tuple[Array, Array, Array, Array]:
-        """The objectives, codes, confidences and p-values of the grid."""
+        """Collect the objectives, codes, confidences and p-values of the grid."""
         shape = tuple(len(axis) for axis in self.axes)
         fun, sure, p = (np.full(shape, np.nan) for _ in range(3))
         z = np.full((*shape, *self.network.latent_shape), np.nan)
@@ -341,6 +336,6 @@ class _Grid:
 
 
 def _alike(problem: Problem, first: Problem) -> bool:
-    """Whether the generator of a problem, in working units, differs little from that of the first, at typical codes."""
+    """Check whether the generators of both problems, in working units, have much the same outputs at typical codes."""
     own, known = problem.equilibrated().network.typical_outputs, first.network.typical_outputs
     return bool(np.linalg.norm(own - known) <= _ALIKE * np.linalg.norm(known - known.mean(axis=0)))

@@ -48,16 +48,14 @@ Method = Callable[[Problem], Inversion]
 
 
 def refuse(method: Method, problem: Problem) -> None:
-    """Raise an error before any work is done, if the method does not suit the problem, by its ``check`` if it has one.
+    """Call the ``check`` of the method, if it has one, which raises an error if the method does not suit the problem.
 
     Raises:
         UnsupportedModelError: the method does not support this generator, measurement or noise; the message says which
             method does.
         InputError: the problem has a prior, and the method has no |z|^2 term.
     """
-    check = getattr(method, "check", None)
-    if check is not None:
-        check(problem)
+    getattr(method, "check", lambda _: None)(problem)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Entry:
     layerwise: bool = False
 
     def defaults(self) -> dict[str, Any]:
-        """Option names and default values."""
+        """Return the names of the options and their default values."""
         return {f.name: f.default for f in fields(self.options) if f.default is not MISSING}
 
 
@@ -99,14 +97,14 @@ METHODS: dict[str, Entry] = {
 
 
 def registered_name(method: str | LayerMethod | Method) -> str | None:
-    """The registered name of a method, given by name or as an object; None for a callable of the caller's."""
+    """Find the registered name of a method, given by name or as an object; None for a callable of the user's own."""
     if isinstance(method, str):
         return method
     return next((name for name, entry in METHODS.items() if type(method) is entry.options), None)
 
 
 def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Method:
-    """The method of that name with its options, or the given object; layer methods are applied to all layers.
+    """Make the method of this name with its options, or take the given object; apply layer methods to all layers.
 
     Raises:
         OptionError: the name or an option is unknown, or the value of an option is not allowed.
@@ -143,7 +141,7 @@ _KINDS: dict[type, tuple[str, type]] = {
 
 
 def _with_options(method: str, options: Mapping[str, Any]) -> Any:
-    """The object of a registered method; options are checked against the annotations of its fields.
+    """Make the object of a registered method, and check its options against the annotations of its fields.
 
     NumPy's numbers are numbers; True and False are not.
     """
@@ -166,7 +164,7 @@ def _with_options(method: str, options: Mapping[str, Any]) -> Any:
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:
-    """The end of an error message: the option that may have been meant by an unknown name."""
+    """End an error message with the option that may have been meant by an unknown name."""
     if name in _ARGUMENTS:  # as of unrelu.run, which has fewer
         return f"; {name}= goes with unrelu.invert, not with this call"
     names = [*known, *_ARGUMENTS]

@@ -33,7 +33,8 @@ from unrelu.runtime.streams import stream
 ADDRESS = "127.0.0.1"
 # The side of the canvas in screen pixels, and the largest side of a picture in its own.
 _CANVAS, _LARGEST_SIDE = 336, 256
-# The largest differences of a stroke that hides to its colour, and of a background to the picture that was put there.
+# A stroke hides if it differs from the colour of hiding by at most the first number. A background is the picture that
+# was put there if it differs from that by at most the second one.
 _SAME_COLOUR, _SAME_PICTURE = 0.125, 0.01
 _BEGIN = "Draw a picture in the middle of the black square, or choose one."
 _HELP = "Colours of the brush: **white** draws, **black** erases, **light blue** hides. The eraser takes strokes away."
@@ -64,7 +65,7 @@ class PictureGenerator:
         return cls(name, network, shape, low, high, digits)
 
     def picture(self, kind: str, index: int) -> Array:
-        """G(z) of a random code, or a real "digit" if there are some; from black 0 to white 1, (C, H, W)."""
+        """Draw G(z) of a random code, or take a real "digit" if there are some; from black 0 to white 1, (C, H, W)."""
         draws = stream("playground, picture", self.name, index)
         if kind == "digit" and self.digits is not None:
             chosen: Array = self.digits[draws.integers(len(self.digits))]
@@ -73,7 +74,7 @@ class PictureGenerator:
         return (chosen.reshape(self.shape) - self.low) / (self.high - self.low)
 
     def canvas(self, picture: Array) -> Any:
-        """A picture from 0 to 1 as an image of the size of the canvas."""
+        """Make a picture from 0 to 1 an image of the size of the canvas."""
         return Image.fromarray(values(picture, self.shape, 0, 1)).resize((_CANVAS, _CANVAS), Image.Resampling.NEAREST)
 
     def read(self, drawn: Any, base: Any) -> tuple[Array, Flags] | None:
@@ -119,12 +120,12 @@ class PictureGenerator:
 
 
 def bundled() -> list[PictureGenerator]:
-    """The generators of the zoo."""
+    """Load the generators of the zoo."""
     return [PictureGenerator.of(name, zoo.load(name), digits=zoo.observations(name)) for name in zoo.names()]
 
 
 def page(generators: Sequence[PictureGenerator], stopped: threading.Event) -> Any:
-    """The page, as Gradio's Blocks; ``stopped`` ends its searches."""
+    """Build the page, as Gradio's Blocks; ``stopped`` ends its searches."""
     try:
         import gradio as gr  # noqa: PLC0415 -- an optional package, which takes seconds to import
     except ImportError as error:

@@ -87,7 +87,7 @@ class GeneratorReconstructor(Reconstructor):
 
 
 class _OnFlat(torch.nn.Module):
-    """A physics on flat outputs. As a module it has the physics' tensors, and thus their type."""
+    """A physics that takes flat outputs. It is a module, so that it has the physics' tensors and thus their type."""
 
     def __init__(self, physics: kinds.LinearPhysics, image: Shape) -> None:
         super().__init__()

@@ -144,11 +144,12 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
     def _table(self, X: Any, *, reset: bool) -> Any:
-        """X as an array in its own type, bytes or floats."""
+        """Check X, and return it as an array of its own type, bytes or floats."""
         finite = "allow-nan" if self.hide_nan else True
         return np.asarray(validate_data(self, X, dtype="numeric", ensure_all_finite=finite, reset=reset))
 
     def _warned(self, X: Any) -> Inversion:
+        """Invert the rows of X, and warn of those that ended early or have no code."""
         result = self.invert(X)
         size, early = result.problem.size, (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)
         missing = np.isnan(result.z.reshape(size, -1).sum(axis=1))

@@ -1,4 +1,4 @@
-"""The loop of the first-order methods, in which all codes move at once and each stops on its own."""
+"""The loop of first-order methods: all codes move at once, and each stops on its own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ASTRONOMICAL = 1e100
 
 
 class Descent(NamedTuple):
-    """How the codes ended.
+    """The end of each descent.
 
     Attributes:
-        z: the codes, (b, k); where the descent diverged, its last finite code.
-        status: CONVERGED, DIVERGED, or why the others stopped: ITERATION_LIMIT, TIME_LIMIT, STOPPED; (b,).
+        z: the codes, (b, k); the last finite code where a descent diverged.
+        status: CONVERGED, DIVERGED, ITERATION_LIMIT, TIME_LIMIT or STOPPED, (b,).
         nit: the number of steps, (b,).
     """
 
@@ -41,7 +41,7 @@ class Descent(NamedTuple):
 def descend(
     z: Tensor, step: Step, iterations: int, control: Control, report: Report, inside: Callable[[Tensor], Tensor]
 ) -> Descent:
-    """Step codes z (b, k), in place, until each has converged or a limit is met.
+    """Step codes z (b, k), in place, until each has converged or diverged, or a limit is reached.
 
     ``inside`` projects codes into their bounds after every step.
     """

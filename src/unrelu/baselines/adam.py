@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.baselines._first_order import descend
+from unrelu.baselines._first_order import Step, descend
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
@@ -86,13 +87,13 @@ class Adam:
             return errors.reshape(-1, batch).argmin(dim=0) * batch + torch.arange(batch, device=errors.device)
 
         def report(t: int, active: Tensor, z: Tensor) -> Progress:
-            # The errors before the last step cost nothing and are good enough to choose a start.
+            # The errors before the last step are known already, and good enough to choose a start.
             busy = len(torch.unique(observations[active]))
             return Progress("adam", t, batch - busy, batch, z[best(errors)].cpu().double().numpy())
 
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.rescaled(self.gradient_tolerance, 2)
         epsilon = _EPSILON if self.epsilon is None else problem.rescaled(self.epsilon, 2)
-        step = _AdamStep(gradient, starts, self.learning_rate or rate, tolerance, epsilon)
+        step = _adam_step(gradient, starts, self.learning_rate or rate, tolerance, epsilon)
         run = descend(starts, step, self.max_iterations or iterations, problem.control, report, objective.clip)
         misfits = objective.values(run.z, observations) - objective.penalty(run.z)
         kept = best(torch.nan_to_num(misfits, nan=torch.inf, posinf=torch.inf)).cpu().numpy()
@@ -104,8 +105,10 @@ class Adam:
         return Inversion.of(problem, codes, method="adam", status=status, nit=nit, norm=problem.descent_norm)
 
 
-class _AdamStep:
-    """Adam as a :data:`~unrelu.baselines._first_order.Step`; codes have their own moments and share the step count.
+def _adam_step(
+    gradient: Callable[[Tensor, Tensor], Tensor], z: Tensor, rate: float, tolerance: float, epsilon: float
+) -> Step:
+    """Make the step of Adam. Each code has its own moments; the step count is shared.
 
     Args:
         gradient: maps codes (a, k) and their numbers (a,) to gradients (a, k).
@@ -114,18 +117,13 @@ class _AdamStep:
         tolerance: a code has converged when its gradient norm is at most this.
         epsilon: the constant that keeps the quotient finite.
     """
+    first, second, counted = torch.zeros_like(z), torch.zeros_like(z), count(1)
 
-    def __init__(
-        self, gradient: Callable[[Tensor, Tensor], Tensor], z: Tensor, rate: float, tolerance: float, epsilon: float
-    ) -> None:
-        self.gradient, self.rate, self.tolerance, self.epsilon = gradient, rate, tolerance, epsilon
-        self.first, self.second, self.steps = torch.zeros_like(z), torch.zeros_like(z), 0
+    def step(z: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        g, t = gradient(z, at), next(counted)
+        first[at] = m = _BETA1 * first[at] + (1 - _BETA1) * g
+        second[at] = v = _BETA2 * second[at] + (1 - _BETA2) * g * g
+        m, v = m / (1 - _BETA1**t), v / (1 - _BETA2**t)
+        return z - rate * m / (v.sqrt() + epsilon), g.norm(dim=1) <= tolerance
 
-    def __call__(self, z: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Make one step of the active codes, number ``at``."""
-        g = self.gradient(z, at)
-        self.first[at] = m = _BETA1 * self.first[at] + (1 - _BETA1) * g
-        self.second[at] = v = _BETA2 * self.second[at] + (1 - _BETA2) * g * g
-        self.steps += 1
-        m, v = m / (1 - _BETA1**self.steps), v / (1 - _BETA2**self.steps)
-        return z - self.rate * m / (v.sqrt() + self.epsilon), g.norm(dim=1) <= self.tolerance
+    return step
