@@ -18,7 +18,7 @@ from unrelu.errors import HostError
 from unrelu.models import generator
 from unrelu.opaque import torch_opaque
 from unrelu.opaque.torch_opaque import gradient_memory
-from unrelu.runtime import devices
+from unrelu.runtime import machine
 
 HOST = torch.device("cpu")
 
@@ -54,18 +54,18 @@ def memory_of(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
 
 
 def test_the_memory_of_this_machine(monkeypatch, tmp_path):
-    devices.total_memory.cache_clear()
+    machine.total_memory.cache_clear()
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 2**28 < devices.total_memory(HOST) <= physical
+    assert 2**28 < machine.total_memory(HOST) <= physical
     for said, expected in (("4096\n", 4096), ("max\n", physical), ("0\n", physical)):
         (tmp_path / "limit").write_text(said)
-        monkeypatch.setattr(devices, "_LIMITS", (tmp_path / "none", tmp_path / "limit"))
-        devices.total_memory.cache_clear()
-        assert devices.total_memory(HOST) == expected
+        monkeypatch.setattr(machine, "_LIMITS", (tmp_path / "none", tmp_path / "limit"))
+        machine.total_memory.cache_clear()
+        assert machine.total_memory(HOST) == expected
     monkeypatch.delattr(os, "sysconf")
-    devices.total_memory.cache_clear()
-    assert devices.total_memory(HOST) > 2**60
-    devices.total_memory.cache_clear()
+    machine.total_memory.cache_clear()
+    assert machine.total_memory(HOST) > 2**60
+    machine.total_memory.cache_clear()
 
 
 def test_the_memory_of_a_gradient_is_what_pytorch_keeps(module):

@@ -20,9 +20,8 @@ from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.run_control import Progress
+from unrelu.runtime.run_control import Progress, now
 from unrelu.runtime.words import count
-from unrelu.runtime.work_clock import now
 
 
 def certify(

@@ -24,10 +24,9 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.interrupts import stoppable
-from unrelu.runtime.run_control import Progress
+from unrelu.runtime.run_control import Progress, now
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
-from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.sampling.sampled_chains import SampledChains

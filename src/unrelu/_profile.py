@@ -23,9 +23,8 @@ from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.run_control import Progress
+from unrelu.runtime.run_control import Progress, now
 from unrelu.runtime.words import count, number, shown
-from unrelu.runtime.work_clock import now
 from unrelu.thresholds import CONFIDENT, LOCAL_OPTIMUM
 
 if TYPE_CHECKING:

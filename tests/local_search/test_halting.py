@@ -10,7 +10,7 @@ import pytest
 
 from unrelu.local_search.halting import Watch
 from unrelu.result import Status
-from unrelu.runtime import work_clock
+from unrelu.runtime import run_control
 from unrelu.runtime.run_control import Control, Progress
 
 
@@ -20,7 +20,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(work_clock, "_state", (None, 0.0))
+        monkeypatch.setattr(run_control, "_state", (None, 0.0))
 
     def watch(self, time_limit=math.inf, callback=None, progress=None):
         control = Control(time_limit, callback, self.now)

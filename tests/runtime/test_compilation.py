@@ -14,7 +14,7 @@ from unrelu.lp import exchange_simplex
 from unrelu.lp.exchange_simplex import compile_exchange
 from unrelu.runtime import compilation
 from unrelu.runtime.compilation import compile_by, kernel
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 SCRIPT = """
 from unrelu.lp.exchange_simplex import compile_exchange, exchange

@@ -27,7 +27,7 @@ from unrelu.certification.node_program import Limits, NodeProgram, Solved
 from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus, Row, packed
 from unrelu.certification.safe_bounds import Multipliers, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # Lemmas are sought for codes with F below this multiple of the level. It includes the best known code, so that the

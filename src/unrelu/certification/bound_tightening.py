@@ -17,7 +17,7 @@ from unrelu.certification.safe_bounds import Multipliers, Region
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # In the program of a sum, every h gets this share more than its coefficient, so that rounding cannot leave it less.
 _MORE = 1e-9

@@ -18,7 +18,7 @@ from unrelu.models.generator import Generator
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # The level exceeds eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12

@@ -21,7 +21,7 @@ from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.highs import LIVE, Basis, LinearProgram, LiveProgram, LpSolution
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # Rows violated by less, in working units, are not added. Without them, a bound is only a little weaker.
 _VIOLATED = 1e-8
@@ -34,7 +34,7 @@ class Limits:
     """The limits of a search.
 
     Attributes:
-        end: end time, by :func:`~unrelu.runtime.work_clock.now`.
+        end: end time, by :func:`~unrelu.runtime.run_control.now`.
         nodes: the most nodes.
         stop: called with the number of nodes at every node, and with -1 within long programs; True stops the search.
     """

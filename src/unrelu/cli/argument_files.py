@@ -19,8 +19,8 @@ from unrelu.measurements import Mask, Matrix
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.generator import Generator
 from unrelu.parameters.code_prior import Normal
-from unrelu.runtime.devices import usable
 from unrelu.runtime.file_reading import check_stated_size, npy_header, opened, read_npy, read_npz
+from unrelu.runtime.machine import usable
 
 # --- models and values ------------------------------------------------------------------------------------------------
 

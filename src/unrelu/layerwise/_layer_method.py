@@ -17,7 +17,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.objectives import norms
 from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9
@@ -129,7 +129,7 @@ def scan_thresholds(
         system, target: the layer, and its output.
         first: the smallest threshold, above 0.
         norm: of the error, "l2", "l1" or "linf".
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
+        end: the end of the time allowed, by :func:`~unrelu.runtime.run_control.now`.
 
     Returns:
         The threshold, and its point, solved roughly.

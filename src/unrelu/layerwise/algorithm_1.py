@@ -20,7 +20,7 @@ from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # The factor for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9

@@ -28,7 +28,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.objectives import norms
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400

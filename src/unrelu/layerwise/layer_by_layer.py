@@ -27,8 +27,7 @@ from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
-from unrelu.runtime.run_control import Progress
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import Progress, now
 
 
 def observed_systems(network: Network, problem: Problem, last: LayerSystem) -> list[tuple[LayerSystem, Array]]:

@@ -28,7 +28,7 @@ from unrelu.lp.interior_point import optimise
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.piecewise_linear_program import Matrix, PiecewiseLinearProgram
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # Each engine solves a program at most this many times: again around its last point, in units of the errors there.
 _ROUNDS = 2

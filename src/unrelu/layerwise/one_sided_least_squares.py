@@ -11,7 +11,7 @@ from scipy.sparse.linalg import lsmr
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # The most steps, and the most times that one is halved.
 _NEWTON_STEPS, _HALVINGS = 200, 45

@@ -42,8 +42,8 @@ from unrelu.opaque.torch_opaque import check_memory, opaque, trial_codes
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
 from unrelu.runtime.array_types import Shape
-from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
+from unrelu.runtime.machine import usable
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 

@@ -28,7 +28,7 @@ from unrelu.opaque.torch_opaque import trial_codes
 from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
-from unrelu.runtime.work_clock import standing_still
+from unrelu.runtime.run_control import standing_still
 
 try:
     import cloudpickle

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.result import Status
-from unrelu.runtime.run_control import Control, Progress
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import Control, Progress, now
 
 # Called between steps; returns whether to stop.
 Stop = Callable[[], bool]

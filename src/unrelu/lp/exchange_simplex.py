@@ -24,7 +24,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.compilation import compile_by, jit, kernel
 from unrelu.runtime.host import abandoned
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 OPTIMAL, EXHAUSTED, UNBOUNDED = 0, 1, 2
 _ENDS = {OPTIMAL: LpStatus.OPTIMAL, UNBOUNDED: LpStatus.UNBOUNDED}
@@ -74,7 +74,7 @@ def minimise(
         gradient: g, (K,).
         basis: K numbers of rows, unit rows from m on. Dependent rows are replaced by unit rows.
         edges: the transposed inverse of the basic rows, if it is known, at least roughly; then both are changed.
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
+        end: the end of the time allowed, by :func:`~unrelu.runtime.run_control.now`.
     """
     pivots, limit, y = 0, _PIVOTS * rows.shape[1] + _MORE_PIVOTS, np.zeros(len(lo))
     allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))

@@ -22,7 +22,7 @@ from unrelu.lp.exchange_simplex import Vertex, compile_exchange, minimise
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # The most steps. The steps end when one changes at most so many of the K heaviest rows, per unit of its length. The
 # pivots that a further step saves then take less time than its factorisation.

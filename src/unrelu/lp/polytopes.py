@@ -11,7 +11,7 @@ from scipy import linalg, sparse
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.work_clock import now
+from unrelu.runtime.run_control import now
 
 # Singular values below this fraction of the largest count as zero.
 _RANK_TOLERANCE = 1e-10

@@ -24,9 +24,9 @@ from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Shape
-from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing
+from unrelu.runtime.machine import total_memory, usable
 from unrelu.runtime.memory_limits import LAYER_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import listed, reshaping

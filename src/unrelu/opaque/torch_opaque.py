@@ -20,8 +20,8 @@ from unrelu.opaque.output_comparison import difference
 from unrelu.opaque.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Shape
-from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
+from unrelu.runtime.machine import total_memory
 from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may use float32 inside.

@@ -27,8 +27,8 @@ from unrelu.result import TELLING, Inversion, Status, message_of
 from unrelu.runs.columns import Column, numbers_of, numbers_of_posterior
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing, on_one_core
+from unrelu.runtime.run_control import now
 from unrelu.runtime.streams import stream
-from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 
 # The column holds a status as its place in this tuple, counted from 1. 0 is an observation that is not inverted yet.

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 
 from unrelu.runtime.host import forkable_lock
-from unrelu.runtime.work_clock import standing_still
+from unrelu.runtime.run_control import standing_still
 
 # Sums may be reordered and multiply-adds fused, but NaN, infinities and division follow IEEE.
 _SUMS = {"reassoc", "contract", "nsz", "arcp"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from unrelu.runtime.devices import memory
+from unrelu.runtime.machine import memory
 
 # Outputs of one layer in a forward pass; values of eight layers in a gradient or a Jacobian of the objective.
 LAYER_NUMBERS, OBJECTIVE_NUMBERS = 2**23, 2**24

@@ -1,9 +1,11 @@
-"""The limits of a run and its reports: time limit, callback, progress."""
+"""The limits of a run and its reports: clock, time limit, callback and progress."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +13,28 @@ from unrelu.errors import InputError, OptionError
 from unrelu.runtime.argument_numbers import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.work_clock import now
+
+# The time when the clock was stopped, if it stands still, and the seconds for which it stood still before. Other
+# threads read both at once, so the clock never goes back.
+_state: tuple[float | None, float] = (None, 0.0)
+
+
+def now() -> float:
+    """Return the seconds since an arbitrary origin, without those in which kernels were compiled."""
+    stopped_at, stood = _state
+    return (time.perf_counter() if stopped_at is None else stopped_at) - stood
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """Stop the clock for all threads, as time limits count only work. Only one thread may do so at a time."""
+    global _state  # noqa: PLW0603 -- the clock of the process
+    begin, stood = time.perf_counter(), _state[1]
+    _state = (begin, stood)
+    try:
+        yield
+    finally:
+        _state = (None, stood + time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
