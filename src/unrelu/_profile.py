@@ -90,7 +90,7 @@ class Profile:
         return np.asarray((self.fun - lowest) / self.best.problem.noise.dispersion_parameter)
 
     def interval(self, level: float = _LEVELS[0]) -> tuple[float, float]:
-        r"""The confidence interval of one coordinate by the likelihood ratio: where delta is at most its quantile.
+        r"""Compute the confidence interval of one coordinate: the values at which delta is at most its quantile.
 
         .. math:: \{v : \Delta(v) \le F^{-1}_{\chi^2_1}(\mathrm{level})\}
 

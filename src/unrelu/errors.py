@@ -76,4 +76,4 @@ class SolverError(UnreluError, RuntimeError):
 
 
 class NotMixedWarning(UserWarning):
-    """Means, standard deviations or intervals are of Markov chains that have not mixed."""
+    """Means, standard deviations or intervals come from Markov chains that have not mixed."""

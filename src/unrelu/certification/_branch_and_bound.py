@@ -127,6 +127,7 @@ class BranchAndBound:
             self._improve(self.z)
 
     def _build(self) -> None:
+        """Build the regions and the relaxation at the present level."""
         self._level, self._regions = self.level, region_of(self.chain, self.level, self._lemmas)
         self._program = NodeProgram(Relaxation(self.chain, self._regions.sharp), self.limits)
 

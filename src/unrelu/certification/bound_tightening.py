@@ -19,7 +19,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import now
 
-# In the program of a sum, every h gets this share more than its coefficient, so that rounding cannot leave it less.
+# The program of a sum demands this share more than the coefficient of each h, so that rounding cannot leave less.
 _MORE = 1e-9
 
 

@@ -93,8 +93,7 @@ class NodeProgram:
         """
         self._decide(signs)
         found = self._run(start, cutoff)
-        empty = found.status is LpStatus.INFEASIBLE
-        known = found.status is LpStatus.OPTIMAL and not found.beyond
+        known, empty = found.status is LpStatus.OPTIMAL, found.status is LpStatus.INFEASIBLE
         return Solved(known, empty, found.x, found.basis), self._multipliers(found, of_error=not empty)
 
     def extremes(self, signs: Signs, level: float, costs: Array) -> list[Multipliers]:
@@ -129,7 +128,7 @@ class NodeProgram:
         while True:
             found = self._live.solve(start, cutoff, min(_SECONDS, max(0.0, self.limits.end - now())), primal)
             start = None
-            if found.status is LpStatus.OPTIMAL and not found.beyond:
+            if found.status is LpStatus.OPTIMAL:
                 missing = self._lo - matrix @ found.x > _VIOLATED
                 missing[self._chosen] = False
                 new = np.flatnonzero(missing)
@@ -139,7 +138,7 @@ class NodeProgram:
                 self._chosen = np.concatenate([self._chosen, new])
             elif found.status is LpStatus.FAILED and not failed:
                 failed = True
-            elif found.status is not LpStatus.LIMIT or found.beyond or self.limits.over():
+            elif found.status is not LpStatus.LIMIT or self.limits.over():
                 return found
 
     def _multipliers(self, found: LpSolution, of_error: bool) -> Multipliers:

@@ -81,7 +81,7 @@ class Multipliers:
     slopes: Array
 
     def times(self, factor: float) -> Multipliers:
-        """Multiply, for ``factor`` times the bound; exact for powers of two."""
+        """Scale the multipliers, for ``factor`` times the bound; exact for powers of two."""
         return Multipliers(factor * self.kappa, factor * self.slopes)
 
 
@@ -187,6 +187,7 @@ def safe_multipliers(
 
 
 def _nudged(value: Array, radius: Array, side: int) -> Array:
+    """Raise (``side`` 1) or lower (-1) numbers by a little more than their rounding errors."""
     return value + side * (2 * radius + _FEW * np.abs(value))
 
 

@@ -28,8 +28,8 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
 
-# Without known layers, a kink within this distance of z, relative to z, counts as at z. There the second difference of
-# an output exceeds this share of the first difference, and the second difference for 100 times the usual curvature.
+# Without known layers, a kink within this distance of z, relative to z, counts as at z. An output has a kink if its
+# second difference exceeds this share of its first difference, and what 100 times the usual curvature would cause.
 _STEP, _BENT, _CURVATURE = 1e-6, 1e-5, 100.0
 # The error in single precision: the number of directions along which it is measured, the step relative to the code, and
 # the factor from the largest error seen to a bound. The bound fails with probability 10^-6 (10^1.5 for each of four).
@@ -372,4 +372,5 @@ def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _curved(layer: Layer) -> bool:
+    """Check whether a layer is not piecewise linear."""
     return layer.activation.smooth or layer.activation.width > 0

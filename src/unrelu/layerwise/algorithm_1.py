@@ -24,7 +24,7 @@ from unrelu.runtime.run_control import now
 
 # The factor for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9
-# The last answer is a start for the program at eps if its errors are at most this many times eps.
+# The last answer is the start of the program at eps if its errors are at most this many times eps.
 _ALIKE = 2.0
 
 

@@ -181,7 +181,7 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
 
 
 def _obstacle(network: Network, largest: float) -> str | None:
-    """Name the first layer with an activation that is not monotone or more than ``largest`` entries, in a clause."""
+    """Name the first layer with an activation that is not monotone, or more than ``largest`` entries, in a clause."""
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             prelu = f"a PReLU with a negative slope ({layer.activation.slope.min():g})"

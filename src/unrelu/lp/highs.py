@@ -29,7 +29,7 @@ _STATUS: dict[str, LpStatus] = {
     "kInfeasible": LpStatus.INFEASIBLE,
     "kUnbounded": LpStatus.UNBOUNDED,
     "kTimeLimit": LpStatus.LIMIT,
-    "kObjectiveBound": LpStatus.LIMIT,
+    "kObjectiveBound": LpStatus.CUTOFF,
 }
 # The smallest tolerance that HiGHS takes. On layer programs it is as fast as the default of 1e-7, and its answers are
 # easier to prove.
@@ -80,9 +80,7 @@ class LpSolution:
     """What HiGHS reached on a linear program; nothing here is proved.
 
     Attributes:
-        status: how it ended; LIMIT at the cutoff, too; INFEASIBLE only with a ray.
-        beyond: whether the objective has passed the cutoff.
-        objective: that of the point, or of the multipliers at the cutoff.
+        status: how it ended; INFEASIBLE only with a ray.
         x: the point, (N,).
         row_dual: multipliers of the rows, (M,): derivatives of the optimal objective with respect to the active sides.
             If the program is infeasible, a ray: y with y A = 0 on all free unknowns.
@@ -91,8 +89,6 @@ class LpSolution:
     """
 
     status: LpStatus
-    beyond: bool
-    objective: float
     x: Array
     row_dual: Array
     iterations: int
@@ -193,20 +189,19 @@ class LiveProgram:
                 start.row_status = [*start.row_status, *[highspy.HighsBasisStatus.kBasic] * missing]
             accepted(solver.setBasis(start), "the basis")
         solver.run()
-        objective, status, solution = solver.getObjectiveValue(), self.status, solver.getSolution()
+        status, solution = self.status, solver.getSolution()
         x, dual = np.array(solution.col_value), np.array(solution.row_dual)
         if status is LpStatus.INFEASIBLE:
             _, known, dual = solver.getDualRay()
             status = status if known else LpStatus.FAILED
         if status is LpStatus.OPTIMAL and not (np.isfinite(x).all() and np.isfinite(dual).all()):
             status = LpStatus.FAILED
+        if status is LpStatus.OPTIMAL and solver.getObjectiveValue() >= cutoff:
+            status = LpStatus.CUTOFF
         basis, iterations = solver.getBasis(), max(0, solver.getInfo().simplex_iteration_count)
-        beyond = solver.getModelStatus().name == "kObjectiveBound" or (
-            status is LpStatus.OPTIMAL and objective >= cutoff
-        )
         if status is LpStatus.FAILED:
             solver.clearSolver()
-        return LpSolution(status, beyond, objective, x, np.asarray(dual), iterations, basis)
+        return LpSolution(status, x, np.asarray(dual), iterations, basis)
 
     @property
     def status(self) -> LpStatus:

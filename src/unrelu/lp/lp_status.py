@@ -11,5 +11,6 @@ class LpStatus(enum.Enum):
     OPTIMAL = "optimal"
     INFEASIBLE = "no point satisfies the constraints"
     UNBOUNDED = "the objective has no bound on the feasible set"
+    CUTOFF = "the optimal objective is at least the cutoff"
     LIMIT = "stopped at a time or iteration limit"
     FAILED = "the solver broke down"
