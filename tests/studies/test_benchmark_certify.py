@@ -91,7 +91,7 @@ def test_a_point_of_the_program_is_a_code(seed):
     np.testing.assert_allclose(h, np.maximum(u[0], 0), atol=1e-6)
     np.testing.assert_allclose(b, np.round(b), atol=1e-6)
     assert chain.errors(u[1])[y >= level].max() <= found.objective + 1e-6
-    assert solve(written.program).objective <= found.objective + 1e-9
+    assert written.program.cost @ solve(written.program).x <= found.objective + 1e-9
 
 
 @pytest.mark.parametrize("clipped", [True, False])
