@@ -12,6 +12,7 @@ import torch
 
 from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed
 from unrelu.diagnostics.distinct_optima import distinct_optima
+from unrelu.diagnostics.fitted_levels import at_fitted_levels, at_highest_levels
 from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
@@ -22,9 +23,15 @@ from unrelu.models.generator import Generator
 from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
-from unrelu.runtime.array_types import Index
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import first_starts
+from unrelu.thresholds import LOCAL_OPTIMUM
+
+# The methods by which unknown levels of noise are fitted; the largest numbers of searches, and of fits of the levels
+# beside each; and the largest relative change of a level that stays.
+_LIKELIHOOD = ("auto", "lm")
+_SEARCHES, _REFINEMENTS, _STAYS = 3, 20, 1e-3
 
 
 def invert(
@@ -70,7 +77,8 @@ def invert(
             "gaussian:S" (standard deviation S), "outliers:P" (a fraction P of arbitrary errors), "rounding:A" (errors
             of at most A, fitted by least squares), and for counts "poisson" or "negative-binomial:R"; or an object:
             :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
-            :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`. A success with stated
+            :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`. An unknown level,
+            ``unrelu.Gaussian(S, extra=(0, 1))``, is fitted together with the code, by "auto" and "lm". A success with stated
             noise is a p-value of at least 0.01. Without, it is an exact fit, or a confidence of at least 0.99 for a
             code that explains y better than chance would. Integers of 8 or 16 bits with ``scale`` tell their noise:
             they are rounded, and cut off at the ends of the scale.
@@ -150,6 +158,8 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
 
     ``name`` is that of the registry; None for a callable of the user's.
     """
+    if problem.noise.level_unknown:
+        return _at_fitted_levels(problem, run, name, norm, options)
     ready = replace(problem.equilibrated(), single=False)
     refuse(run, ready)
     result = _solved(run, ready, name)
@@ -158,6 +168,47 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
         options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
     judged = result.batch.in_units_of(problem, None if problem.stated_loss else norm)
     return Inversion(judged, options, distinct_optima)
+
+
+def _at_fitted_levels(
+    problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any]
+) -> Inversion:
+    """Fit the unknown level of the noise together with the codes, by maximum likelihood.
+
+    A search at the highest levels finds codes to begin with. The levels and the nearest optimum are then refined in
+    turn, and a search at the fitted levels follows. If it finds a better optimum, the levels are fitted again.
+
+    Raises:
+        OptionError: the method does not minimise the likelihood.
+    """
+    if name not in _LIKELIHOOD:
+        raise OptionError(
+            f"method={name!r} with noise={problem.noise}: an unknown level is fitted by {' and '.join(_LIKELIHOOD)}"
+        )
+    first: Method = make("auto", {"learn": False}) if name == "auto" else run
+    found = inverted(problem.with_noise(at_highest_levels(problem)), first, name, None, {})
+    for _ in range(_SEARCHES):
+        nearest = _with_refined_levels(problem, found.batch.z)
+        known = replace(problem, z0=nearest.problem.z0).with_noise(nearest.problem.stated.noise)
+        found = inverted(known, run, name, norm, options)
+        better = known.objective(found.batch.z) < (1 - LOCAL_OPTIMUM) * known.objective(nearest.batch.z)
+        if not better.any():
+            break
+    return found
+
+
+def _with_refined_levels(problem: Problem, z: Array) -> Inversion:
+    """Fit the levels at codes z, (B, k), and descend at these levels, in turn until the levels stay."""
+    levels = np.full((problem.size, 1), np.inf)
+    for _ in range(_REFINEMENTS):
+        noise = at_fitted_levels(problem, z)
+        start = np.where(np.isfinite(z), z, problem.start())
+        found = inverted(replace(problem, z0=start).with_noise(noise), make("lm", {}), "lm", None, {})
+        z = found.batch.z
+        if (np.abs(noise.values - levels) <= _STAYS * noise.values).all():
+            break
+        levels = noise.values
+    return found
 
 
 def _solved(run: Method, problem: Problem, name: str | None) -> Inversion:

@@ -144,7 +144,10 @@ class Problem:
         If ``normal``, a prior distribution with arrays (k,), is given, the problem asks for the most probable code.
         """
         problem = self
-        if self.noise.entrywise:
+        if self.noise.level_unknown:  # the levels are fitted first, see with_noise
+            if self.norm != "l2":
+                raise InputError(f"norm={self.norm!r}: noise={self.noise} is fitted by its likelihood; leave norm= out")
+        elif self.noise.entrywise:
             alike, measured, y = whitened(self.noise, self.operator, self.y)
             y.setflags(write=False)
             problem = replace(self, noise=alike, operator=measured, y=y, given=self)
@@ -153,6 +156,11 @@ class Problem:
         refuse_prior(normal, problem.noise, self.norm)
         known: dict[str, Any] = {"normal": normal, "prior": problem.noise.dispersion_parameter}
         return replace(problem, given=problem.given and replace(problem.given, **known), **known)
+
+    def with_noise(self, noise: Noise) -> Problem:
+        """Replace noise with an unknown level by noise with a known one, and whiten it."""
+        weight = 0.0 if self.normal else self.prior
+        return replace(self, noise=noise, normal=None, prior=weight).whitened(self.normal)
 
     @cached_property
     def weights(self) -> Array:

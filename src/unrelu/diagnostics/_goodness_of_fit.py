@@ -35,7 +35,10 @@ residual :math:`r_i`:
     \frac{\sum_i r_i^2 / \kappa_i}{\sum_i r_i^2 / \kappa_i + |r|_2^2 - \sum_i r_i^2}
     \sim \mathrm{Beta}\Big(\frac q 2, \frac{m - u - \sum_i \kappa_i}{2}\Big).
 
-This share does not depend on S, so it cannot show that a residual is far below the noise. If noise leaves so small a
+If the size of the noise was fitted (:mod:`unrelu.measurements.unknown_level`), the first test examines the share of the
+largest entry, :math:`r_j^2 / (\kappa_j S^2 (m - u)) \sim \mathrm{Beta}(\tfrac12, \tfrac{m - u - 1}{2})`.
+
+The share of the structure does not depend on S, so it cannot show that a residual is far below the noise. If noise leaves so small a
 residual in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
 """
 
@@ -87,10 +90,12 @@ class GoodnessOfFit(NamedTuple):
     Attributes:
         used: u, (B,); 0 without a code.
         shape: p-values of the largest entry and of the structure of the residual, (B, 2); NaN if not tested.
+        kept: the share of the noise that the fit leaves in each entry, (B, m).
     """
 
     used: Array
     shape: Array
+    kept: Array
 
 
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uniqueness) -> GoodnessOfFit:
@@ -103,9 +108,16 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uni
     used = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0).astype(np.float64)
     shape = np.full((len(z), 2), np.nan)
     gaussian, expensive = noise.shaped, is_expensive(problem.network)
+    kept = _even(problem.observed, used, residual.shape[1])
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
-        decided = too_large or _decided(problem, z, residual, used)
-        return GoodnessOfFit(used if decided else np.maximum(uniqueness.known.rank, 0).astype(float), shape)
+        if not (too_large or _decided(problem, z, residual, used)):
+            used = np.maximum(uniqueness.known.rank, 0).astype(float)
+            kept = _even(problem.observed, used, residual.shape[1])
+        if np.any(noise.size_fitted):  # nothing else tests the residual
+            free = np.maximum(problem.observed - used, 0.0)
+            p = _largest(residual, problem.observed, noise.level * np.sqrt(kept), free)
+            shape[:, 0] = np.where(noise.size_fitted & (free > _TESTABLE), p, np.nan)
+        return GoodnessOfFit(used, shape, kept)
     for part, j in free_jacobians(problem, z, _BESIDE):
         r, m = residual[part], problem.observed[part]
         variance = np.full(len(part), noise.level**2) if gaussian else None
@@ -127,15 +139,23 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, uniqueness: Uni
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
         half = np.sqrt(weights)[:, :, None] * (vectors.transpose(0, 2, 1) @ j)  # H = half^T half
         remaining = np.maximum(m - used[part], 0.0)
-        kept = (1 - (half * half).sum(axis=1)) * (remaining / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
-        largest = _largest(r, m, noise.level * np.sqrt(np.maximum(kept, _KEPT)))
+        own = (1 - (half * half).sum(axis=1)) * (remaining / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
+        kept[part] = np.maximum(own, _KEPT)
+        fitted = np.broadcast_to(noise.size_fitted, problem.size)[part]
+        largest = _largest(r, m, noise.level * np.sqrt(kept[part]), np.where(fitted, remaining, np.inf))
         shape[part, 0] = np.where(remaining > _TESTABLE, largest, np.nan)
         basis = _principal(problem, part)
         if basis is not None:
             fit = Fit(r, r, problem.operator.seen(problem.size)[part], used[part], np.ones(len(part)))
             size = np.where(noise.too_large_for(fit), noise.level, np.nan)
             shape[part, 1] = _structure(r, remaining, half, basis, size)
-    return GoodnessOfFit(used, shape)
+    return GoodnessOfFit(used, shape, kept)
+
+
+def _even(m: Integers, used: Array, entries: int) -> Array:
+    """Return the share of the noise that a fit with u degrees of freedom leaves in the mean, for every entry."""
+    share = np.maximum(1 - used / np.maximum(m, 1), _KEPT)
+    return np.broadcast_to(share[:, None], (len(m), entries)).copy()
 
 
 def _decided(problem: Problem, z: Array, residual: Array, most: Array) -> bool:
@@ -225,11 +245,16 @@ def _effective(
     return share, used
 
 
-def _largest(r: Array, m: Integers, size: Array) -> Array:
-    """Return the p-value of the largest entry of residuals (b, m), given the entries' standard deviations, (b, m)."""
+def _largest(r: Array, m: Integers, size: Array, free: Array) -> Array:
+    """Return the p-value of the largest entry of residuals (b, m), given the entries' standard deviations, (b, m).
+
+    Where the size of the residual was fitted, ``free``, (b,), are its degrees of freedom; infinite elsewhere.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.abs(r / size).max(axis=1)
-    one = 2 * ndtr(-largest)
+        share = np.minimum(np.square(largest) / free, 1.0)
+    fitted = betaincc(0.5, np.maximum(np.where(np.isfinite(free), free, 2.0) - 1, 0.5) / 2, np.nan_to_num(share))
+    one = np.where(np.isfinite(free), fitted, 2 * ndtr(-largest))
     return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
 

@@ -51,14 +51,21 @@ def diagnosed(result: Inversion) -> Inversion:
     problem, codes = result.problem, result.batch
     residual = problem.residual_of(codes.reconstruction)
     fits = np.isfinite(codes.z).all(axis=1) & problem.is_exact(residual)
-    uniqueness = Uniqueness(partial(_local_uniqueness, codes, fits))
+    uniqueness = uniqueness_of(codes)
     free = np.where(fits, uniqueness.known.freedom, -1) if fits.any() else np.full(problem.size, -1)
-    used, shape = goodness_of_fit(problem, codes.z, residual, uniqueness)
+    used, shape, _ = goodness_of_fit(problem, codes.z, residual, uniqueness)
     by_chance = None
     if not problem.noise.stated:
         by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
     directions = None if problem.network.too_large else partial(free_jacobians, problem, codes.z)
     return result.with_diagnostics(free, uniqueness, used, shape, by_chance, directions)
+
+
+def uniqueness_of(codes: JudgedCodes) -> Uniqueness:
+    """Return the uniqueness of codes, computed on demand."""
+    residual = codes.problem.residual_of(codes.reconstruction)
+    fits = np.isfinite(codes.z).all(axis=1) & codes.problem.is_exact(residual)
+    return Uniqueness(partial(_local_uniqueness, codes, fits))
 
 
 def _local_uniqueness(codes: JudgedCodes, fits: Flags) -> LocalUniqueness:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,7 @@ from unrelu.measurements.noise import Fit, Noise
 from unrelu.models.generator import read_only
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.words import shown
 
 # The noise is classified as smaller than stated, or stated in another unit, if it leaves such a small residual with a
 # lower probability than this.
@@ -62,6 +64,9 @@ class SizedNoise(Noise):
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
         shared = self.spread(observation, size).ndim < 2
         return self if shared else replace(self, level=self.level[observations])
+
+    def of_one_size(self, size: float) -> Noise:
+        return type(self)(size)
 
     def _errors(self, standard: Array) -> Array:
         """Scale standard errors, (B, m), to the sizes of the entries; 0 where the size is infinite."""
@@ -120,6 +125,13 @@ class Gaussian(SizedNoise):
     p-value then says whether the noise at the true code could be as large. The p-value of a result also tests the shape
     of the residual (:mod:`unrelu.diagnostics._goodness_of_fit`).
 
+    **A level that is not known.** With ``extra`` or ``relative``, the standard deviation of entry j is
+
+    .. math:: \sqrt{S_j^2 + \tau^2} \quad \text{or} \quad \sqrt{S_j^2 + f^2 (A G(z))_j^2}
+
+    with tau or f within a range; S is the part of the noise that is known. :func:`unrelu.invert` estimates the level
+    together with the code, :func:`unrelu.posterior` integrates over it (:mod:`unrelu.measurements.unknown_level`).
+
     The sum of two models describes the sum of independent errors: variances and covariances add. Terms may be numbers,
     arrays and covariances, such as the result of :func:`unrelu.emulator_error`.
 
@@ -128,9 +140,15 @@ class Gaussian(SizedNoise):
             all observations. It is infinite for entries about which nothing is known.
         covariance: C in place of S, (m, m), the same for all observations: an array, a sparse matrix or a SciPy or
             PyLops ``LinearOperator``, which is made dense; symmetric and positive definite, at most 4096 x 4096.
+        extra: the range (lowest, highest) of tau, in units of y; or a range for each of some named parts of the output,
+            each of which has its own tau.
+        relative: the range (lowest, highest) of f.
+        members, parts: which range each entry has, (m,), -1 for none, and the names of the ranges. They follow from
+            ``extra`` by part.
 
     Raises:
-        InputError: S is not a number above 0, C is not a covariance, or neither or both were passed.
+        InputError: S is not a number above 0, C is not a covariance, or neither or both were passed; or a range is not
+            two numbers from 0 up, or is passed with a covariance or another range.
 
     Source: Aitken, "On least squares and linear combinations of observations", Proc. Royal Society of Edinburgh 55
     (1935).
@@ -141,10 +159,16 @@ class Gaussian(SizedNoise):
     gaussian:0.1 gaussian:array(28, 28)
     >>> unrelu.Gaussian(3.0) + unrelu.Gaussian(4.0)
     Gaussian(level=5.0)
+    >>> unrelu.Gaussian(0.01, extra=(0, 1))
+    Gaussian(level=0.01, extra=(0.0, 1.0))
     """
 
     level: Any = None
     covariance: Any = field(default=None, repr=False)
+    extra: Any = field(default=None, kw_only=True)
+    relative: Any = field(default=None, kw_only=True)
+    members: Any = field(default=None, kw_only=True)
+    parts: Any = field(default=None, kw_only=True)
     name: ClassVar[str] = "gaussian"
     shaped: ClassVar[bool] = True
     without_density: ClassVar[str] = ""
@@ -154,6 +178,7 @@ class Gaussian(SizedNoise):
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
             raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
+        self._read_ranges()
         if self.covariance is not None:
             covariance = _covariance(self.covariance)
             self._set(covariance=covariance, factor=_factored(covariance), noisy=True, entrywise=True)
@@ -161,20 +186,81 @@ class Gaussian(SizedNoise):
             return
         super().__post_init__()
         self._set(ceiling=2 * self.size, mean_square=self.size * self.size)
+        if self.level_unknown:  # the objective is chi-square at the fitted level
+            self._set(entrywise=True, dispersion_parameter=1.0)
         if not (self.entrywise or self.without_density):
             self._set(dispersion_parameter=self.level * self.level)
 
+    @property
+    def on_misfit(self) -> str:  # type: ignore[override]
+        if self.level_unknown or self.covariance is not None:
+            return ""
+        return "; to fit an unknown level: noise=unrelu.Gaussian(S, extra=(0, 1))"
+
+    def _read_ranges(self) -> None:
+        """Check ``extra`` and ``relative``, and convert the stated one to an array (P, 2)."""
+        stated = {name: getattr(self, name) for name in ("extra", "relative") if getattr(self, name) is not None}
+        if not stated:
+            return
+        if len(stated) > 1 or self.covariance is not None:
+            both = " and ".join([*stated, "covariance"][:2])
+            raise InputError(f"noise=gaussian: {both} were passed; one unknown level is fitted, beside a known S")
+        (name, given) = stated.popitem()
+        if isinstance(given, Mapping):
+            if name == "relative" or not given:
+                raise InputError(f"{name}={shown(given)}: pass one range, such as {name}=(0, 0.2)")
+            self._set(parts=tuple(map(str, given)))
+            given = [_range(each, f"extra[{part!r}]") for part, each in given.items()]
+        elif np.ndim(given) < 2:
+            given = [_range(given, name)]
+        ranges = read_only(np.array([_range(each, name) for each in given]))
+        if len(ranges) != len(self.parts or ('',)):
+            raise InputError(f"{name}={shown(given)}: pass one range, or a dictionary of ranges by part of the output")
+        self._set(**{name: ranges})
+
+    @property
+    def by_part(self) -> bool:
+        """Whether there are ranges by part, and the entries of the parts are not known yet."""
+        return bool(self.parts) and self.members is None
+
+    @property
+    def level_unknown(self) -> bool:
+        """Whether part of the noise has an unknown level."""
+        return self.extra is not None or self.relative is not None
+
+    @property
+    def ranges(self) -> Array:
+        """The ranges of the unknown levels, (P, 2)."""
+        return np.asarray(self.relative if self.extra is None else self.extra)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The names of the unknown levels: parts of the output, or the argument that states the range."""
+        return self.parts or ("relative" if self.extra is None else "extra",)
+
     def __str__(self) -> str:
-        return super().__str__() if self.covariance is None else f"{self.name}:covariance{self.covariance.shape}"
+        if self.covariance is not None:
+            return f"{self.name}:covariance{self.covariance.shape}"
+        return super().__str__() + (f" with {self._ranges_text()}" if self.level_unknown else "")
 
     def __repr__(self) -> str:
         known = f"level={self.level!r}" if self.covariance is None else f"covariance=array{self.covariance.shape}"
-        return f"{type(self).__name__}({known})"
+        return f"{type(self).__name__}({known}{f', {self._ranges_text()}' if self.level_unknown else ''})"
+
+    def _ranges_text(self) -> str:
+        ranges = [tuple(each) for each in self.ranges.tolist()]
+        name = "relative" if self.extra is None else "extra"
+        return f"{name}={dict(zip(self.parts, ranges, strict=True)) if self.parts else ranges[0]}"
 
     def __add__(self, other: object) -> Noise:
         """Return the model of the sum of independent errors; InputError for other models or mismatched shapes."""
         if not type(self) is type(other) is Gaussian:
             return super().__add__(other)
+        if self.level_unknown or other.level_unknown:
+            raise InputError(
+                f"noise={self} and noise={other} cannot be summed: sum the known errors first, and state the range of "
+                "the unknown level of the sum, such as unrelu.Gaussian(S, extra=(0, 1))"
+            )
         for term in (self, other):
             if term.covariance is not None:
                 return Gaussian(covariance=self._matrix(len(term.covariance)) + other._matrix(len(term.covariance)))
@@ -256,6 +342,7 @@ class RoundingNoise(Gaussian):
     note: str = ""
     name: ClassVar[str] = "rounding"
     shaped: ClassVar[bool] = False
+    on_misfit: ClassVar[str] = ""  # type: ignore[misc]
     without_density: ClassVar[str] = "does not say how its errors are distributed"
 
     @classmethod
@@ -317,6 +404,18 @@ def _sizes(level: Any, name: str) -> Array:
             f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
         )
     return array
+
+
+def _range(given: Any, name: str) -> Array:
+    """Read the range of an unknown level: two numbers, 0 <= lowest < highest.
+
+    Raises:
+        InputError: it is something else.
+    """
+    ends = numbers(given, name)
+    if ends.shape != (2,) or not 0 <= ends[0] < ends[1] < math.inf:
+        raise InputError(f"{name}={shown(given)}: pass (lowest, highest), finite, with 0 <= lowest < highest")
+    return ends
 
 
 def _covariance(given: Any) -> Array:

@@ -11,6 +11,8 @@ what was measured:
   parts have :class:`~unrelu.Gaussian` noise, or all have :class:`~unrelu.Uniform` noise. Errors of different parts are
   independent. A model or text outside a dictionary applies to all observed entries, in the order of the parts. An
   example is a covariance across parts, ``Gaussian(covariance=C)``.
+- An unknown level of Gaussian noise is one for all parts, or one for each of some parts: ``extra=`` by part, or noise by
+  part with ``extra=``.
 - The operator of a part is a mask or a matrix. Parts without an operator are observed as they are.
 
 The dictionaries are joined into one observation, one noise model and one operator for the whole output. If operators
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +60,8 @@ def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y")
             numbers of observations; noise is missing, is given for a part that is not observed, or cannot be combined;
             or the operator of a part is not a mask or matrix.
     """
-    if not any(isinstance(given, Mapping) for given in (y, noise, operator)):
+    levelled = isinstance(noise, Gaussian) and noise.by_part
+    if not levelled and not any(isinstance(given, Mapping) for given in (y, noise, operator)):
         return y, noise, operator
     if not names.parts:
         raise InputError(
@@ -72,7 +76,9 @@ def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y")
             )
         n = math.prod(names.output_shape)
         parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in names.parts.items()}
-        return y, _noise(noise, parts, np.ones(n, dtype=bool), max(1, np.size(y) // n)), operator
+        every = np.ones(n, dtype=bool)
+        own = _with_members(noise, parts, every) if levelled else _noise(noise, parts, every, max(1, np.size(y) // n))
+        return y, own, operator
     parts = _parts(names, y, operator, argument)
     size, single = max(len(part.values) for part in parts.values()), all(part.single for part in parts.values())
     seen = np.concatenate([part.seen for part in parts.values()])
@@ -87,6 +93,8 @@ def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y")
         kept, measured = seen, Matrix(sparse.block_diag(blocks))
     if isinstance(noise, Mapping):
         noise = _noise(noise, parts, kept, size)
+    elif levelled:
+        noise = _with_members(noise, parts, kept)
     return values[0, kept] if single else values[:, kept], noise, measured
 
 
@@ -140,6 +148,15 @@ def _measured(name: str, shape: Shape, y: Any, operator: Any, argument: str = "y
     return _Part(measured, values.reshape(-1, m), single, measured.seen(1)[0])
 
 
+def _with_members(noise: Gaussian, parts: Mapping[str, _Part], kept: Flags) -> Gaussian:
+    """Complete noise whose unknown levels are given by part: find the part of each of the kept entries."""
+    named = [*_named(dict.fromkeys(noise.parts), parts, "extra")]
+    if idle := [name for name in named if not parts[name].seen.any()]:
+        raise InputError(f"extra= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
+    places = [np.full(part.operator.m, named.index(name) if name in named else -1) for name, part in parts.items()]
+    return replace(noise, members=np.concatenate(places)[kept])
+
+
 def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, size: int) -> Noise:
     """Make the noise model for the kept entries. Errors of different parts are independent."""
     named, observed = _named(given, parts, "noise"), [name for name, part in parts.items() if part.seen.any()]
@@ -149,6 +166,8 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
             "and for no other"
         )
     models = {name: parse_noise(v) if isinstance(v, Noise | str) else Gaussian(v) for name, v in named.items()}
+    if wrong := [name for name, model in models.items() if getattr(model, "relative", None) is not None]:
+        raise InputError(f"noise of part {wrong[0]!r}: relative= is of the whole output; state extra= of this part")
     kinds: set[Any] = {type(model) for model in models.values()}
     if kinds not in ({Gaussian}, {Uniform}):
         stated = ", ".join(f"{name}: {model}" for name, model in models.items())
@@ -162,9 +181,12 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
             raise InputError(f"noise of part {name!r}: {error}") from error
     several = any(level.ndim == 2 for level in sizes.values())
     levels = np.concatenate([np.broadcast_to(s, (size, len(s.T)) if several else s.shape) for s in sizes.values()], -1)
+    ranges = {name: model.extra[0] for name, model in models.items() if getattr(model, "extra", None) is not None}
     if all(factor is None for factor in factors.values()):
         noise: Noise = kinds.pop()(levels[..., kept])
-        return noise
+        return _with_members(Gaussian(noise.level, extra=ranges), parts, kept) if ranges else noise
+    if ranges:
+        raise InputError(f"noise= of part {next(iter(ranges))!r} has an unknown level, and another part a covariance")
     if several:
         raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
     # Hidden entries need some variance; it has no effect.

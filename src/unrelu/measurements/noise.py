@@ -85,7 +85,11 @@ class Noise(ABC):
         stated: whether anything is known about e.
         shaped: whether the residual is tested for the shape of independent Gaussian errors.
         without_density: why the model has no posterior, for messages; empty if it has a density.
+        by_text: whether users can state the model by its name.
         note: what messages say about noise that was not stated.
+        on_misfit: what messages advise where no code explains y.
+        level_unknown: whether part of the noise has an unknown level (:mod:`unrelu.measurements.unknown_level`).
+        size_fitted: whether the size of the errors was fitted to the residuals, so that they cannot test it, (B,).
         noisy: whether it is known that y has errors.
         entrywise: whether errors differ in size or are correlated. If so, they are whitened
             (:mod:`unrelu.measurements.whitening`).
@@ -105,7 +109,10 @@ class Noise(ABC):
     shaped: ClassVar[bool] = False
     without_density: ClassVar[str] = "does not say how probable an error is"
     instead_of_zero: ClassVar[str | None] = None  # what messages advise; None if the level may be 0
-    note = ""
+    by_text: ClassVar[bool] = True
+    note = on_misfit = ""
+    level_unknown = False
+    size_fitted: ClassVar[Any] = False
     # Properties of errors that follow from the level. They are not fields, as files do not keep them.
     noisy = entrywise = False
     size = ceiling = outliers = 0.0
@@ -175,6 +182,10 @@ class Noise(ABC):
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
         """Return the model for some of ``size`` observations; ``self`` if all observations share it."""
         return self
+
+    def of_one_size(self, size: float) -> Noise:
+        """Return the model of whitened errors, which all have the same size."""
+        raise InputError(f"noise={self} has no size")
 
     # --- draws and goodness of fit ------------------------------------------------------------------------------------
 
@@ -385,9 +396,10 @@ def parse_noise(given: object) -> Noise:
             "entries here, such as unrelu.Gaussian(array)"
         )
     kind, colon, level = str(given).partition(":")
-    levelled = {name: any(f.name == "level" and f.init for f in fields(model)) for name, model in MODELS.items()}
-    if kind not in MODELS:
-        forms = ", ".join(f"'{name}:LEVEL'" if levelled[name] else f"'{name}'" for name in MODELS)
+    known = {name: model for name, model in MODELS.items() if model.by_text}
+    levelled = {name: any(f.name == "level" and f.init for f in fields(model)) for name, model in known.items()}
+    if kind not in known:
+        forms = ", ".join(f"'{name}:LEVEL'" if levelled[name] else f"'{name}'" for name in known)
         objects = "" if isinstance(given, str) else ", or an object such as unrelu.Uniform(0.1)"
         raise InputError(f"noise={shown(given)}: use one of {forms}, e.g. 'uniform:0.1'{objects}{_meant(given)}")
     if colon and not levelled[kind]:

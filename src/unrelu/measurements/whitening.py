@@ -58,16 +58,16 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     """
     factor = noise.cholesky()
     if factor is not None:
-        return type(noise)(1.0), *_decorrelated(noise, factor, operator, y)
+        return noise.of_one_size(1.0), *_decorrelated(noise, factor, operator, y)
     sizes = noise.spread(operator.shape, len(y))
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
     finite, alike = np.isfinite(sizes), len(levels) == 1
     if (alike or operator.output_shaped) and not finite.all():
         operator = hiding(operator, finite)
     if alike:
-        return type(noise)(float(levels[0])), operator, y
+        return noise.of_one_size(float(levels[0])), operator, y
     weight = 1 / sizes
-    return type(noise)(1.0), WeightedOperator(operator, torch.from_numpy(weight)), y * weight
+    return noise.of_one_size(1.0), WeightedOperator(operator, torch.from_numpy(weight)), y * weight
 
 
 def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> tuple[Operator, Array]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.objectives import norms
+from unrelu.measurements.unknown_level import FittedGaussian, FittedLevel
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import Jacobians, Problem
 from unrelu.result._judged_codes import COLUMNS, JudgedCodes
@@ -31,6 +32,7 @@ from unrelu.result.verdict_text import (
     code_text,
     confidence_text,
     data_frame,
+    level_text,
     printed_verdicts,
     uniqueness,
     worst_first,
@@ -249,6 +251,16 @@ class Inversion(Answers):
         return squeezed(self.problem, self.batch.status)
 
     @property
+    def levels(self) -> dict[str, FittedLevel]:
+        """The fitted levels of the noise with their standard errors, by part, or by "extra" or "relative".
+
+        Empty if the noise has no unknown level. At the end of a range, the error is that of a level near this end.
+        """
+        noise = self.problem.stated.noise
+        known = noise.by_name() if isinstance(noise, FittedGaussian) else {}
+        return {name: FittedLevel(*(squeezed(self.problem, each) for each in pair)) for name, pair in known.items()}
+
+    @property
     def _flat(self) -> Array:
         return np.asarray(squeezed(self.problem, self.batch.z))
 
@@ -306,6 +318,7 @@ class Inversion(Answers):
             ("code", code_text(z, network) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
+            ("noise level", listed([level_text(name, level) for name, level in self.levels.items()])),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach, learned)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, int((~problem.bounds.fixed).sum()))),
@@ -488,4 +501,6 @@ class Inversion(Answers):
         if not math.isfinite(value):
             return ""
         of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"
+        if np.any(self.problem.noise.size_fitted):
+            return f"chi-square {number(value)} {of}, by the fitted level; "
         return f"chi-square {number(value)} {of}, {p_value_text(self.p_size)}; "

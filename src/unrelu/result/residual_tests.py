@@ -58,7 +58,8 @@ def together(tests: Array, m: Integers, used: Array) -> Array:
     where chi-square with m - u degrees of freedom exceeds q(v) with probability v, t is the entry whose p-value is
     :math:`w_2 x`, and each of the m shares :math:`s_j \sim \mathrm{Beta}(1/2, (m - u - 1) / 2)`.
 
-    Tests that are NaN are left out.
+    Tests that are NaN are left out: the size is not tested where it was fitted. If only one test was made, its p-value
+    is returned.
 
     Args:
         tests: p-values of the size, the largest entry and the structure, (B, 3).
@@ -70,8 +71,9 @@ def together(tests: Array, m: Integers, used: Array) -> Array:
     x = np.min(np.where(weights > 0, tests / np.where(weights > 0, weights, 1.0), np.inf), axis=1)
     below = np.minimum(weights * np.minimum(x, 1e9)[:, None], 1 - 1e-16)
     either = below[:, 0] + (1 - below[:, 0]) * _largest_above(below[:, :2], m, np.maximum(m - used, 1.0))
+    either = np.where(np.isnan(tests[:, 0]), below[:, 1], either)
     p = either + below[:, 2] - either * below[:, 2]
-    return np.asarray(np.where(deciding(tests) < 0, tests[:, 0], p))
+    return np.asarray(np.where(deciding(tests) < 0, np.fmax.reduce(tests, axis=1), p))
 
 
 def _largest_above(below: Array, m: Integers, left: Array) -> Array:

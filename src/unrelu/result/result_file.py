@@ -116,7 +116,9 @@ def read_noise(table: Table) -> Noise:
     """
 
     def value_of(array: npt.NDArray[Any]) -> Any:
-        return text_of(array) if array.dtype.kind == "U" else array if array.ndim else array.item()
+        if array.dtype.kind == "U":
+            return tuple(texts_of(array)) if array.ndim else text_of(array)
+        return array if array.ndim else array.item()
 
     kept = {name.removeprefix("noise."): value_of(each) for name, each in table.items() if name.startswith("noise.")}
     return Noise.restored(text_of(table["noise"]), kept)

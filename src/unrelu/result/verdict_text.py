@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import WORST, Html, Printed, printed_batch
 from unrelu.errors import InputError, MissingPackageError
+from unrelu.measurements.unknown_level import FittedLevel
 from unrelu.parameters.names import Names
 from unrelu.result.status import Status
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import count, duration, listed, number, probability, share
+from unrelu.runtime.words import count, duration, listed, number, probability, rounded, share
 from unrelu.thresholds import CONFIDENT
 
 if TYPE_CHECKING:
@@ -123,6 +124,12 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     if freedom < 0:
         return f"other codes near it may give the same observation {of}"
     return f"the observation does not tell the code to a small part of its length {of}"
+
+
+def level_text(name: str, level: FittedLevel) -> str:
+    """Format a fitted level of noise and its standard error."""
+    value, error = float(level.value), float(level.error)
+    return f"{name} = {rounded(value, error)} ± {rounded(error, error)}" if math.isfinite(error) else f"{name} = {value:.4g}"
 
 
 def code_text(z: Array, names: Names) -> str:
