@@ -11,6 +11,7 @@ import torch
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.measurements.noise import Noise, parse_noise
+from unrelu.measurements.unknown_level import refuse_unknown_level
 from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
@@ -85,6 +86,7 @@ def calibrate(
     box, network = network.bounds(bounds), network.plain
     observations = whole_number("observations", observations, _FEWEST)
     stated = parse_noise(noise)
+    refuse_unknown_level(stated, "calibrate")
     if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     measured = read_operator(operator, network.output_shape, (), searched(network, box))

@@ -15,6 +15,7 @@ from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Noise, UnknownNoise
+from unrelu.measurements.unknown_level import refuse_unknown_level
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
@@ -100,6 +101,7 @@ def certify(
         of_result = result.problem.observed if isinstance(result, Inversion) else problem.observed
         if len(of_result) == problem.size and (of_result != problem.observed).any():
             raise InputError("operator= is not that of the result: with y by part, pass it by part again")
+        refuse_unknown_level(problem.noise, "certify")
         certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
             raise InputError(

@@ -78,10 +78,10 @@ def invert(
             of at most A, fitted by least squares), and for counts "poisson" or "negative-binomial:R"; or an object:
             :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
             :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`. An unknown level,
-            ``unrelu.Gaussian(S, extra=(0, 1))``, is fitted together with the code, by "auto" and "lm". A success with stated
-            noise is a p-value of at least 0.01. Without, it is an exact fit, or a confidence of at least 0.99 for a
-            code that explains y better than chance would. Integers of 8 or 16 bits with ``scale`` tell their noise:
-            they are rounded, and cut off at the ends of the scale.
+            ``unrelu.Gaussian(S, extra=(0, 1))``, is fitted together with the code, by "auto" and "lm" (:attr:`levels
+            <unrelu.Inversion.levels>`). A success with stated noise is a p-value of at least 0.01. Without, it is an
+            exact fit, or a confidence of at least 0.99 for a code that explains y better than chance would. Integers of
+            8 or 16 bits with ``scale`` tell their noise: they are rounded, and cut off at the ends of the scale.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite for no
             bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
             says which bounds a code is at. Where coordinates have names, also a dictionary ``{"h": (0.5, 0.9)}``;

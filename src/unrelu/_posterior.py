@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu._invert import inverted
 from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, diagnosed
+from unrelu.diagnostics.fitted_levels import at_fitted_levels
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.measurements.unknown_level import FittedGaussian
+from unrelu.methods import make
 from unrelu.models.generator import Generator, as_generator
 from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
@@ -31,6 +34,7 @@ from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.sampling.sampled_chains import SampledChains
 from unrelu.sampling.sampler import sample
+from unrelu.sampling.unknown_levels import key_of, with_marginal_likelihood
 
 
 def posterior(
@@ -63,8 +67,8 @@ def posterior(
         network, y, operator, bounds, fixed, device, progress, scale: as for :func:`unrelu.invert`. Observations of a
             batch are sampled one after another, and draws stay within the bounds.
         noise: the model of e: "gaussian:S", "poisson" or "negative-binomial:R"; or :class:`unrelu.Gaussian` of a
-            number, an array or a covariance, or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be
-            stated.
+            number, an array or a covariance, or with an unknown level (:attr:`levels <unrelu.Posterior.levels>`), or
+            your own :class:`~unrelu.measurements.noise.Likelihood`. It must be stated.
         prior: the distribution of codes, :class:`unrelu.Normal`; truncated where there are bounds. By default, codes
             are uniform between two finite bounds, and N(0, 1) otherwise.
         draws: the number of draws of each chain. Where 400 draws or more of all chains have not mixed, they are
@@ -159,10 +163,18 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     if control.expired() or control.halted:
         ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
         return SampledChains.without_draws(chains, problem.network.latent_dim, ended)
-    # The observation itself is the key, so that its draws do not depend on its place in a batch.
-    key = hashlib.sha256(own.y.tobytes()).hexdigest()
+    key, constant = key_of(own), 0.0
     try:
-        return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+        if own.noise.level_unknown:
+            fitted = inverted(own, make("auto", {"learn": False}), "auto", None, {}).batch
+            if np.isnan(fitted.z).any():  # the time was over
+                return SampledChains.without_draws(chains, problem.network.latent_dim, Status.TIME_LIMIT)
+            noise = cast(FittedGaussian, fitted.problem.stated.noise)
+            own, constant = with_marginal_likelihood(own, noise, fitted.z)
+        found = sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+        return replace(
+            found, log_likelihood=found.log_likelihood + constant, log_evidence=found.log_evidence + constant
+        )
     except BREAKDOWNS as error:
         if control.raised(error):
             raise
@@ -174,5 +186,7 @@ def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
     z = np.full((problem.size, problem.network.latent_dim), np.nan)
     for i, codes in enumerate(best):
         z[i] = codes[0] if len(codes) else np.nan
+    if problem.noise.level_unknown:
+        problem = problem.with_noise(at_fitted_levels(problem, z))
     own = problem.equilibrated()
     return np.asarray(diagnosed(Inversion.of(own, own.units.coordinates(z), method="posterior")).batch.p_value)

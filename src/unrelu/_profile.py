@@ -15,8 +15,10 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 
 from unrelu._invert import invert, inverted
+from unrelu.diagnostics.fitted_levels import minus_two_log_likelihood
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, OptionError
+from unrelu.measurements.unknown_level import FittedGaussian
 from unrelu.methods import make
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem, problem_of
@@ -48,7 +50,8 @@ class Profile:
         names: the coordinates that are held.
         values: their values, increasing, (P,) and (Q,).
         best: the inversion with these coordinates free.
-        fun: the best objective found, as ``fun`` of :class:`~unrelu.Inversion`, with the prior if there is one.
+        fun: the best objective found, as ``fun`` of :class:`~unrelu.Inversion`, with the prior if there is one. For
+            noise with an unknown level, which is fitted again at each value, it is -2 log of the likelihood.
         z: the codes, (..., \*latent_shape).
         confidence, p_value: those of the codes.
         seconds: the time that all of it took.
@@ -86,8 +89,9 @@ class Profile:
         """
         if self._refused:
             raise InputError(f"a likelihood ratio needs the density of the noise, and {self._refused}")
-        lowest = np.fmin(np.nanmin(self.fun), self.best.fun)
-        return np.asarray((self.fun - lowest) / self.best.problem.noise.dispersion_parameter)
+        lowest = np.fmin(np.nanmin(self.fun), _objective(self.best))
+        fitted = isinstance(self.best.problem.noise, FittedGaussian)
+        return np.asarray((self.fun - lowest) / (1.0 if fitted else self.best.problem.noise.dispersion_parameter))
 
     def interval(self, level: float = _LEVELS[0]) -> tuple[float, float]:
         r"""Compute the confidence interval of one coordinate: the values at which delta is at most its quantile.
@@ -125,7 +129,7 @@ class Profile:
         known = np.isfinite(self.fun)
         x, delta = self.values[0][known], self.delta[known]
         own = self.best.parameters[self.names[0]]
-        if self.best.fun <= np.nanmin(self.fun) and own not in x:
+        if _objective(self.best) <= np.nanmin(self.fun) and own not in x:
             place = np.searchsorted(x, own)
             x, delta = np.insert(x, place, own), np.insert(delta, place, 0.0)
         return x, delta
@@ -250,8 +254,8 @@ def profile(
     for at in reversed(grid.order()):
         if not stopped and not grid.found[at].confidence >= CONFIDENT:
             grid.descend(at)
-    lowest = min(grid.found.values(), key=lambda found: float(found.fun), default=best)
-    if lowest.fun < (1 - LOCAL_OPTIMUM) * best.fun and not stopped:
+    lowest = min(grid.found.values(), key=_objective, default=best)
+    if _lower(lowest, best) and not stopped:
         best = invert(network, y, fixed=fixed, z0=lowest.z, **stated)
     named = tuple(table.parameter_names[place] for place in places)
     return Profile(named, tuple(axes), best, *grid.columns(), seconds=now() - began)
@@ -307,7 +311,8 @@ class _Grid:
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
         fixed, options = self.held | dict(zip(self.places, values, strict=True)), self.options | options
         with problem_of(self.network, self.y, "auto", fixed=fixed, z0=start.z, **self.stated) as asked:
-            problem = replace(asked, alike=self._first if self._first and _alike(asked, self._first) else None)
+            alike = self._first and not asked.noise.level_unknown and _alike(asked, self._first)
+            problem = replace(asked, alike=self._first if alike else None)
             return inverted(problem, make("auto", options), "auto", self.stated.get("norm"), options)
 
     def search(self, at: tuple[int, ...]) -> None:
@@ -321,7 +326,7 @@ class _Grid:
         """Descend from the codes of the neighbours, and keep a better code, whose confidence is not known."""
         for other in [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]:
             tried = self._solve(at, self.found[other], rounds=0)
-            if tried.fun < (1 - LOCAL_OPTIMUM) * self.found[at].fun:
+            if _lower(tried, self.found[at]):
                 self.found[at] = tried
 
     def columns(self) -> tuple[Array, Array, Array, Array]:
@@ -330,8 +335,20 @@ class _Grid:
         fun, sure, p = (np.full(shape, np.nan) for _ in range(3))
         z = np.full((*shape, *self.network.latent_shape), np.nan)
         for at, found in self.found.items():
-            fun[at], z[at], sure[at], p[at] = found.fun, found.z, found.confidence, found.p_value
+            fun[at], z[at], sure[at], p[at] = _objective(found), found.z, found.confidence, found.p_value
         return fun, z, sure, p
+
+
+def _objective(found: Inversion) -> float:
+    """Return the objective that values are compared by: ``fun``, or -2 log likelihood if a level was fitted."""
+    if isinstance(found.problem.noise, FittedGaussian):
+        return float(minus_two_log_likelihood(found.problem, found.batch.z)[0])
+    return float(found.fun)
+
+
+def _lower(one: Inversion, other: Inversion) -> bool:
+    """Check whether the first has a lower optimum than the other, not the same up to rounding."""
+    return _objective(one) - _objective(other) < -LOCAL_OPTIMUM * abs(float(other.fun))
 
 
 def _alike(problem: Problem, first: Problem) -> bool:

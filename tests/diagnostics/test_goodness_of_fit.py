@@ -28,7 +28,7 @@ def fitted(network, sigma=0.1, count=200, **options):
 def test_an_affine_generator_uses_its_rank():
     network = random_network((4, 30), "identity", bias=True)
     problem = Problem.build(network, network(np.ones((1, 4))), noise="gaussian:10")
-    used, _ = goodness_of_fit(problem, np.ones((1, 4)), problem.y * 0, Uniqueness.unknown(1))
+    used, *_ = goodness_of_fit(problem, np.ones((1, 4)), problem.y * 0, Uniqueness.unknown(1))
     assert used[0] == pytest.approx(4)
 
 
@@ -116,7 +116,7 @@ def linear_fits(count, m, k):
     problem = Problem.build(network, y, noise="gaussian:1")
     z = np.linalg.lstsq(matrix, y.T, rcond=None)[0].T
     residual = y - z @ matrix.T
-    used, shape = goodness_of_fit(problem, z, residual, Uniqueness.unknown(count))
+    used, shape, _ = goodness_of_fit(problem, z, residual, Uniqueness.unknown(count))
     return problem.p_value(problem.fit_of(z @ matrix.T, used)), shape, problem.observed, used
 
 

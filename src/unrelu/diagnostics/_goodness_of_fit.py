@@ -38,8 +38,9 @@ residual :math:`r_i`:
 If the size of the noise was fitted (:mod:`unrelu.measurements.unknown_level`), the first test examines the share of the
 largest entry, :math:`r_j^2 / (\kappa_j S^2 (m - u)) \sim \mathrm{Beta}(\tfrac12, \tfrac{m - u - 1}{2})`.
 
-The share of the structure does not depend on S, so it cannot show that a residual is far below the noise. If noise leaves so small a
-residual in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
+The share of the structure does not depend on S, so it cannot show that a residual is far below the noise. If noise
+leaves so small a residual in at most one of a million observations,
+:math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
 """
 
 from __future__ import annotations

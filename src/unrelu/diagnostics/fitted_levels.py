@@ -34,7 +34,7 @@ def at_fitted_levels(problem: Problem, z: Array) -> FittedGaussian:
     """
     noise, values, errors = _highest(problem)
     mean = problem.mean_of(problem.network.outputs(z))
-    known = np.isfinite(mean).all(axis=1)
+    known = np.asarray(np.isfinite(mean).all(axis=1))
     variances = variances_at(problem, np.where(known[:, None], mean, 0.0))
     r = np.where(known_entries(noise, problem.operator, problem.size), problem.y - mean, 0.0)
     kept = np.full_like(r, 1 - min(problem.network.latent_dim / max(problem.observed.min(), 1), 0.5))

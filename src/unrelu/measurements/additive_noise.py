@@ -177,7 +177,8 @@ class Gaussian(SizedNoise):
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
-            raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
+            stated = " S of the errors that are known, beside the range" if self.level_unknown else ""
+            raise InputError(f"noise=gaussian: pass the standard deviation{stated} or covariance=, one of them")
         self._read_ranges()
         if self.covariance is not None:
             covariance = _covariance(self.covariance)
@@ -195,7 +196,7 @@ class Gaussian(SizedNoise):
     def on_misfit(self) -> str:  # type: ignore[override]
         if self.level_unknown or self.covariance is not None:
             return ""
-        return "; to fit an unknown level: noise=unrelu.Gaussian(S, extra=(0, 1))"
+        return "if the level is not known, have it fitted: noise=unrelu.Gaussian(S, extra=(0, 1))"
 
     def _read_ranges(self) -> None:
         """Check ``extra`` and ``relative``, and convert the stated one to an array (P, 2)."""
@@ -214,7 +215,7 @@ class Gaussian(SizedNoise):
         elif np.ndim(given) < 2:
             given = [_range(given, name)]
         ranges = read_only(np.array([_range(each, name) for each in given]))
-        if len(ranges) != len(self.parts or ('',)):
+        if len(ranges) != len(self.parts or ("",)):
             raise InputError(f"{name}={shown(given)}: pass one range, or a dictionary of ranges by part of the output")
         self._set(**{name: ranges})
 
@@ -224,7 +225,7 @@ class Gaussian(SizedNoise):
         return bool(self.parts) and self.members is None
 
     @property
-    def level_unknown(self) -> bool:
+    def level_unknown(self) -> bool:  # type: ignore[override]
         """Whether part of the noise has an unknown level."""
         return self.extra is not None or self.relative is not None
 

@@ -11,8 +11,8 @@ what was measured:
   parts have :class:`~unrelu.Gaussian` noise, or all have :class:`~unrelu.Uniform` noise. Errors of different parts are
   independent. A model or text outside a dictionary applies to all observed entries, in the order of the parts. An
   example is a covariance across parts, ``Gaussian(covariance=C)``.
-- An unknown level of Gaussian noise is one for all parts, or one for each of some parts: ``extra=`` by part, or noise by
-  part with ``extra=``.
+- Gaussian noise with an unknown level has one level for all parts, or one for each of some parts: ``extra=`` is a
+  dictionary by part, or the noise of these parts has ``extra=``.
 - The operator of a part is a mask or a matrix. Parts without an operator are observed as they are.
 
 The dictionaries are joined into one observation, one noise model and one operator for the whole output. If operators
@@ -181,7 +181,7 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
             raise InputError(f"noise of part {name!r}: {error}") from error
     several = any(level.ndim == 2 for level in sizes.values())
     levels = np.concatenate([np.broadcast_to(s, (size, len(s.T)) if several else s.shape) for s in sizes.values()], -1)
-    ranges = {name: model.extra[0] for name, model in models.items() if getattr(model, "extra", None) is not None}
+    ranges = {name: m.ranges[0] for name, m in models.items() if isinstance(m, Gaussian) and m.level_unknown}
     if all(factor is None for factor in factors.values()):
         noise: Noise = kinds.pop()(levels[..., kept])
         return _with_members(Gaussian(noise.level, extra=ranges), parts, kept) if ranges else noise

@@ -111,8 +111,7 @@ class Noise(ABC):
     instead_of_zero: ClassVar[str | None] = None  # what messages advise; None if the level may be 0
     by_text: ClassVar[bool] = True
     note = on_misfit = ""
-    level_unknown = False
-    size_fitted: ClassVar[Any] = False
+    level_unknown = size_fitted = False
     # Properties of errors that follow from the level. They are not fields, as files do not keep them.
     noisy = entrywise = False
     size = ceiling = outliers = 0.0

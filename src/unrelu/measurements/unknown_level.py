@@ -141,10 +141,10 @@ class FittedGaussian(Gaussian):
     def at(cls, noise: Gaussian, variances: list[Variances], values: Array, errors: Array) -> FittedGaussian:
         """Make the model for levels (B, P) of noise with an unknown level."""
         level = np.sqrt([own.at(levels) for own, levels in zip(variances, values, strict=True)])
-        within = ((values > noise.ranges[:, 0]) & (values < noise.ranges[:, 1])).all(axis=1)
+        within = np.all((values > noise.ranges[:, 0]) & (values < noise.ranges[:, 1]), axis=1)
         every = [bool((own.members[np.isfinite(own.known)] >= 0).all()) for own in variances]
         known: dict[str, Any] = {name: getattr(noise, name) for name in ("extra", "relative", "parts")}
-        return cls(level, values=values, errors=errors, size_fitted=within & every, **known)
+        return cls(level, values=values, errors=errors, size_fitted=np.logical_and(within, every), **known)
 
     def by_name(self) -> dict[str, tuple[Array, Array]]:
         """Return the levels and their errors, (B,) each, by name."""
@@ -200,7 +200,8 @@ class MarginalGaussian(Likelihood):
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Draw the levels from their ranges, and errors with these levels."""
-        levels = rng.uniform(*self.variances.ranges.T, (len(clean), len(self.variances.ranges)))
+        low, high = self.variances.ranges.T
+        levels = rng.uniform(low, high, (len(clean), len(low)))
         deviations = np.sqrt([self.variances.at(each) for each in levels])
         return clean + np.where(np.isfinite(deviations), deviations, 0.0) * rng.standard_normal(clean.shape)
 

@@ -311,6 +311,8 @@ class Inversion(Answers):
             radius = float(self.options.get("radius", RADIUS))
             reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
         learned = bool(self.confidence == 1 or self.options.get("learn", True))
+        levels = [level_text(name, level) for name, level in self.levels.items()]
+        advice = problem.stated.noise.on_misfit if self.status is Status.MISFIT else ""
         active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
@@ -318,7 +320,7 @@ class Inversion(Answers):
             ("code", code_text(z, network) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
-            ("noise level", listed([level_text(name, level) for name, level in self.levels.items()])),
+            ("noise level", listed(levels) if levels else advice),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach, learned)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, int((~problem.bounds.fixed).sum()))),

@@ -141,8 +141,8 @@ class JudgedCodes:
             text = f"{text}; {meaning_of(ended)}"
         if excessive:
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
-        if verdict is Status.MISFIT and not excessive:
-            text = f"{text}{self.problem.stated.noise.on_misfit}"
+        if verdict is Status.MISFIT and not excessive and (advice := self.problem.stated.noise.on_misfit):
+            text = f"{text}; {advice}"
         hint = ""
         if not (excessive or self.success[i]) and verdict in HAS_CODE:
             hint = _scale_hint(self.problem, i)

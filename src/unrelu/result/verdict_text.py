@@ -129,7 +129,11 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
 def level_text(name: str, level: FittedLevel) -> str:
     """Format a fitted level of noise and its standard error."""
     value, error = float(level.value), float(level.error)
-    return f"{name} = {rounded(value, error)} ± {rounded(error, error)}" if math.isfinite(error) else f"{name} = {value:.4g}"
+    return (
+        f"{name} = {rounded(value, error)} ± {rounded(error, error)}"
+        if math.isfinite(error)
+        else f"{name} = {value:.4g}"
+    )
 
 
 def code_text(z: Array, names: Names) -> str:

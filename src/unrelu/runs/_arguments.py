@@ -20,6 +20,7 @@ from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operators import Operator
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
+from unrelu.measurements.unknown_level import refuse_unknown_level
 from unrelu.measurements.working_units import searched
 from unrelu.methods import METHODS, make, refuse
 from unrelu.models.generator import Generator, as_generator
@@ -68,6 +69,7 @@ def asked(
         PriorTransform.of(box, prior if isinstance(prior, Normal) else None)
     measured = _measured(network, source, masked, operator, searched(network, box, prior))
     errors, scaling = parse_noise(noise), Scaling.parse(scale)
+    refuse_unknown_level(errors, "a run")
     _check_noise(errors, measured, masked is not None)
     if scale is None and isinstance(source.values, Pictures) and measured.output_shaped:
         scaling = scale_of(network)

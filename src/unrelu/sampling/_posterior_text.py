@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from unrelu.display.text_tables import WORST, Printed, printed_batch
+from unrelu.measurements.unknown_level import FittedLevel
 from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.names import Names
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
-from unrelu.result.verdict_text import array_text
+from unrelu.result.verdict_text import array_text, level_text
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, listed, number, p_value_text, rounded, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
@@ -80,8 +82,8 @@ def sizes_of(chains: Sequence[SampledChains]) -> str:
 # --- one observation --------------------------------------------------------------------------------------------------
 
 
-def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
-    """Format the posterior of one observation."""
+def printed_observation(problem: Problem, chains: Sequence[SampledChains], levels: Mapping[str, Array]) -> Printed:
+    """Format the posterior of one observation; ``levels`` are draws of unknown levels of the noise, by name."""
     (one,), network = chains, problem.names
     misfit, mixed = one.p_value < SIGNIFICANCE, one.status is Status.MIXED
     verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
@@ -94,6 +96,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
         mean = mean_of(draws)
         deviation = np.where(problem.bounds.fixed, 0.0, np.sqrt(np.diag(covariance_of(draws))))
         names = network.coordinate_names or ("",) * network.latent_dim
+        known = [level_text(name, FittedLevel(each.mean(), each.std())) for name, each in levels.items()]
         texts = [(rounded(m, d), rounded(d, d)) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
         each = [(name, *text, held) for name, text, held in zip(names, texts, problem.bounds.fixed, strict=True)]
         means, deviations = np.array([(m, d) for name, m, d, _ in each if not name], dtype=object).reshape(-1, 2).T
@@ -102,6 +105,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
             ("fixed", listed([f"{name} = {m}" for name, m, _, held in each if name and held])),
             ("mean", array_text(means)),
             ("deviation", array_text(deviations)),
+            ("noise level", listed(known)),
             ("modes", _modes(one)),
         ]
     evidence, error, accepted = one.log_evidence, one.log_evidence_error, one.acceptance

@@ -56,7 +56,8 @@ class Target:
         self._objective = SquaredError.of(self._likelihood)
         self._layers: DenseLayers | None = None
         network, operator = self._likelihood.network, self._likelihood.operator
-        if isinstance(network, Network) and packable(network, operator):
+        whole = self._likelihood.noise.likelihood is None or bool(operator.seen(1).all())
+        if whole and isinstance(network, Network) and packable(network, operator):
             layers, y = FoldedChain(network, operator, self._likelihood.y).of(0)
             self._y = y.copy()  # PyTorch takes no arrays that are read-only
             self._layers = DenseLayers(layers)

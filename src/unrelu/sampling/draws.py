@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, Opti
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.answers import Answers, Panels, squeezed
+from unrelu.result.result_file import AbsentGenerator
 from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
@@ -22,6 +24,7 @@ from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
 from unrelu.sampling.posterior_file import write_posterior_file
 from unrelu.sampling.sampled_chains import SampledChains, interval_of, mean_of, spaced
+from unrelu.sampling.unknown_levels import drawn_levels
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -113,6 +116,26 @@ class Posterior(Answers):
     def log_likelihood(self) -> Array:
         """log p(y | z) of each draw, (chain, draw): minus half the chi-square or deviance, up to a constant of y."""
         return self.drawn("log_likelihood")
+
+    @cached_property
+    def levels(self) -> dict[str, Array]:
+        """The unknown levels of the noise at each draw, (chain, draw), by part, or by "extra" or "relative".
+
+        Empty if the noise has no unknown level. The network is evaluated at all draws.
+
+        Raises:
+            InputError: the posterior was loaded without its network.
+        """
+        if not self.problem.noise.level_unknown:
+            return {}
+        z = [one.flat for one in self.chains]
+        best = [one.best[0] if len(one.best) else np.zeros(self._k) for one in self.chains]
+        drawn, (chains, draws) = drawn_levels(self.problem, z, best), self.log_likelihood.shape[-2:]
+        found: dict[str, Array] = {name: np.full((len(z), chains, draws), np.nan) for name in drawn[0]}
+        for i, (one, own) in enumerate(zip(self.chains, drawn, strict=True)):
+            for name, values in own.items():
+                found[name][i, :, : one.z.shape[1]] = values.reshape(one.z.shape[:2])
+        return {name: np.asarray(squeezed(self.problem, each)) for name, each in found.items()}
 
     log_evidence = _number("log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if not mixed.")
     log_evidence_error = _number(
@@ -263,8 +286,10 @@ class Posterior(Answers):
         return f"<Posterior: {count(len(self.chains), 'observation')}, {mixed} mixed, {of}>"
 
     def _printed(self, notebook: bool) -> Printed:
-        printed = printed_observation if self.problem.single else printed_posteriors
-        return printed(self.problem, self.chains)
+        if not self.problem.single:
+            return printed_posteriors(self.problem, self.chains)
+        absent = isinstance(self.problem.network, AbsentGenerator) or not self.chains[0].mode.size
+        return printed_observation(self.problem, self.chains, {} if absent else self.levels)
 
     def _label(self, i: int) -> str:
         return self.chains[i].status.name

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "posterior": "posterior.posterior_draws",
     "prior": "searches.prior",
     "count_p_values": "measurements.count_p_values",
+    "noise_levels": "measurements.noise_levels",
     "datasets": "processes.datasets",
     "others": "others.others",
 }
