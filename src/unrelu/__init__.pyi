@@ -43,6 +43,7 @@ from .runs import open_run as open_run
 from .runs import run as run
 from .runtime.run_control import Progress as Progress
 from .sampling.draws import Posterior as Posterior
+from .search.confidence import agreement as agreement
 from .wrappers.joined import join as join
 from .wrappers.nuisance_parameters import extend as extend
 

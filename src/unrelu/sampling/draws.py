@@ -20,11 +20,13 @@ from unrelu.result.result_file import AbsentGenerator
 from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
+from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
 from unrelu.sampling.posterior_file import write_posterior_file
+from unrelu.sampling.predictive import Statistic, predictive_p_value
 from unrelu.sampling.sampled_chains import SampledChains, interval_of, mean_of, spaced
-from unrelu.sampling.unknown_levels import drawn_levels
+from unrelu.sampling.unknown_levels import drawn_levels, key_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -263,6 +265,39 @@ class Posterior(Answers):
             return network.outputs(spaced(one.flat, whole)) if one.mode.size else np.nan
 
         return np.asarray(self._each_of(made, whole, *network.output_shape))
+
+    def predictive(self, statistic: Statistic | None = None) -> Any:
+        r"""Compute posterior predictive p-values: how often replicated observations are as extreme as the observed one.
+
+        They are not uniform for a true model: the draws have seen y, which makes values near 0 and 1 rare. Up to 1,000
+        evenly spaced draws are used (:mod:`unrelu.sampling.predictive`).
+
+        Args:
+            statistic: T(y, mean) -> (N,), large for extreme observations, of N observations and their predictions
+                A G(z), ``(N, *shape)`` each, 0 at hidden entries. By default chi-square, or the deviance.
+
+        Returns:
+            The p-value, a float, or (B,); NaN without draws.
+
+        Raises:
+            InputError: the statistic returns another shape, or the posterior was loaded without its network.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+        >>> p = unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=500)
+        >>> p.predictive() > 0.9, p.predictive(lambda y, mean: abs(y - mean).max(axis=1)) > 0.9
+        (True, True)
+        """
+        found = np.full(len(self.chains), np.nan)
+        for i, one in enumerate(self.chains):
+            if one.mode.size:
+                chosen = spaced(np.arange(float(len(one.flat))), min(_OUTPUTS, len(one.flat))).astype(np.intp)
+                levels = {name: each if self.problem.single else each[i] for name, each in self.levels.items()}
+                own = {name: each[:, : one.z.shape[1]].ravel()[chosen] for name, each in levels.items()}
+                stated = self.problem.stated.part(np.array([i]))
+                rng = stream("predictive", stated.seed, key_of(stated))
+                found[i] = predictive_p_value(stated, one.flat[chosen], own, one.best[0], statistic, rng)
+        return squeezed(self.problem, found)
 
     @property
     def modes(self) -> Any:

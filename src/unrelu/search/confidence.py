@@ -21,11 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import betaln
 
+from unrelu.errors import InputError
+from unrelu.runtime.argument_numbers import numbers, real_number
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.thresholds import SAME_OPTIMUM
 
@@ -40,6 +43,8 @@ _EM_STEPS = 300
 # A flat prior counts as this many simulated observations, because even for some of these the best code is not known.
 # With 1, 1.5 and 2, on the tuning families, 5 of 1,899, 3 of 1,675 and 2 of 1,502 sure answers were wrong.
 _PSEUDO = 1.5
+# The fewest restarts whose agreement is judged.
+_FEWEST = 3
 
 
 class RestartCounts(NamedTuple):
@@ -50,15 +55,19 @@ class RestartCounts(NamedTuple):
     restarts: Integers
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None) -> RestartCounts:
+    def of(
+        cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None,
+        within: float = SAME_OPTIMUM,
+    ) -> RestartCounts:  # fmt: skip
         """Count the ends (B, n) within 1% of the best known objective (B,); a failed restart has an infinite end.
 
         Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts`` (B,) were made, n by default.
+        ``within`` is another share than 1%.
         """
-        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME_OPTIMUM) * best, zero)[:, None])
+        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + within) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
-        second = np.isfinite(others) & (others <= (1 + SAME_OPTIMUM) * lowest[:, None])
+        second = np.isfinite(others) & (others <= (1 + within) * lowest[:, None])
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
@@ -107,6 +116,58 @@ def confidence(prior: Array, counts: RestartCounts) -> Array:
     next_ = prior / prior.sum(axis=1, keepdims=True)
     hidden = ((missed @ prior) * first * (second @ next_.T) / (1 - missed)).sum(axis=1)
     return np.asarray(seen / (seen + hidden))
+
+
+def agreement(objectives: npt.ArrayLike, within: float = SAME_OPTIMUM) -> Any:
+    r"""Compute the probability that no optimum is better than the best one that independent restarts found.
+
+    Restarts agree if their objectives are within a share of the lowest one. The more of them agree, the less probable
+    is a better optimum that all of them missed. The probability is :func:`confidence` with the prior that
+    :func:`unrelu.invert` has before it learns on a generator.
+
+    It assumes that
+
+    - restarts are independent and have the same distribution: a best value that is reached by restarts near earlier
+      ends, or by one chain, says nothing;
+    - each has converged, to the share ``within`` of its objective;
+    - the objective is at least 0, and its 0 means a perfect fit: chi-square, a deviance, a sum of squares. Of a log
+      density, pass the difference to its greatest possible value.
+
+    The prior is flat over the probabilities with which a restart finds an optimum, so that a few restarts that agree
+    say little.
+
+    Args:
+        objectives: where the restarts ended, (n,), or (B, n) for B searches, at least three of each; infinite or NaN
+            for restarts that failed.
+        within: the share of the objective by which the ends of one optimum differ.
+
+    Returns:
+        The probability, a float, or (B,). It is 0 if all restarts failed.
+
+    Raises:
+        InputError: there are fewer than three objectives, one is negative, or ``within`` is not between 0 and 1.
+
+    >>> import unrelu
+    >>> ends = [31.2, 31.2, 58.0, 31.2, 31.3, 31.2, 44.7, 31.2, 31.2, 31.2]
+    >>> round(unrelu.agreement(ends), 2), round(unrelu.agreement(ends[:3]), 2)
+    (0.7, 0.55)
+    """
+    ends = numbers(objectives, "objectives")
+    if ends.ndim not in (1, 2) or ends.shape[-1] < _FEWEST:
+        raise InputError(
+            f"objectives= has shape {ends.shape}; pass the objectives of at least {_FEWEST} restarts, (n,), or (B, n)"
+        )
+    if (ends < 0).any():
+        raise InputError(
+            f"objectives= has {ends[ends < 0][0]:g}; objectives are at least 0, as chi-square is: subtract the least "
+            "possible value"
+        )
+    if not 0 < real_number("within", within, "a share of the objective, such as 0.01") < 1:
+        raise InputError(f"within={within!r} must be a share of the objective, above 0 and below 1")
+    each = np.where(np.isfinite(ends), ends, np.inf).reshape(-1, ends.shape[-1])
+    counts = RestartCounts.of(each, each.min(axis=1), within=within)
+    found = np.where(np.isfinite(each).any(axis=1), confidence(FLAT, counts), 0.0)
+    return float(found[0]) if ends.ndim == 1 else found
 
 
 def learned(counts: RestartCounts, pseudo: float = _PSEUDO) -> Array:

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "nuts": "posterior.nuts_comparison",
     "posterior": "posterior.posterior_draws",
     "prior": "searches.prior",
+    "agreement": "searches.trf_restarts",
     "count_p_values": "measurements.count_p_values",
     "noise_levels": "measurements.noise_levels",
     "datasets": "processes.datasets",
