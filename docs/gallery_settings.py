@@ -7,8 +7,8 @@ from sphinx_gallery.scrapers import figure_rst
 
 ORDER = (
     "tutorial", "denoise", "inpaint", "super_resolution", "compressed_sensing", "deblur", "outliers",
-    "count_photons", "phase_retrieval", "nuisance_parameters", "fit_spectrum", "fit_power_spectrum",
-    "fit_21cm_history", "fit_planck", "sample_with_cobaya",
+    "count_photons", "phase_retrieval", "nuisance_parameters", "fit_spectrum", "fit_light_curve",
+    "fit_power_spectrum", "fit_21cm_history", "fit_planck", "sample_with_cobaya",
     "your_own_decoder", "compare_methods", "state_the_noise", "check_uniqueness",
     "few_measurements", "hidden_pixels", "sampled_too_seldom", "prove", "calibrate_confidence",
     "classify_codes", "follow_video", "data_set",

@@ -24,6 +24,7 @@ from .loaders import from_arrays as from_arrays
 from .loaders import from_torch as from_torch
 from .loaders import load as load
 from .loaders.jax_functions import from_jax as from_jax
+from .loaders.numpy_functions import from_function as from_function
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
 from .measurements import emulator_error as emulator_error

@@ -28,7 +28,7 @@ OURS = [name for name in COMMANDS if name not in ("reproduce", "benchmark")]
 def test_the_names_are_those_of_the_registries():
     assert list(options.METHODS) == list(METHODS)
     assert unrelu.zoo.names() == options.ZOO
-    assert set(options.NOISE) == {name for name, model in MODELS.items() if model.built_in()}
+    assert set(options.NOISE) == {name for name, model in MODELS.items() if model.built_in() and model.by_text}
 
 
 def test_the_first_two_panels_are_what_a_first_user_needs(run):

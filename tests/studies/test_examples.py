@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 # Modules beside ``unrelu`` itself that an example may import from.
 PUBLIC = ("unrelu.adapters", "unrelu.measurements", "unrelu.report", "unrelu.zoo")
-LONGER = ("fit_21cm_history", "fit_power_spectrum", "fit_spectrum", "sampled_too_seldom", "tutorial")
+LONGER = ("fit_21cm_history", "fit_light_curve", "fit_power_spectrum", "fit_spectrum", "sampled_too_seldom", "tutorial")
 DATA = os.environ.get("UNRELU_DATA")
 # Only these may be imported beside unrelu: what it depends on, two extras, cobaya, and the standard library.
 OTHERS = {
@@ -144,6 +144,20 @@ def fit_spectrum(output):
     wrong = numbers(r"of 40 fits of SciPy (\S+)% end", output)[0][0]
     assert wrong >= 5
     ((theirs, ours),) = numbers(r"the best at (\S+), unrelu at (\S+)", output)
+    assert ours <= theirs + 0.01
+
+
+def fit_light_curve(output):
+    assert "as stated: MISFIT" in output
+    assert "extra=(0, 1)" in output
+    ((blue, of_blue, red, of_red),) = numbers(r"noise level  blue = (\S+) ± (\S+), red = (\S+) ± (\S+)\n", output)[:1]
+    assert abs(blue - 0.1) < 4 * of_blue
+    assert abs(red - 0.05) < 4 * of_red
+    assert "mixed\n" in output
+    found = numbers(r"(?m)^(?:mass|velocity|opacity|start) +(\S+) +(\S+) +(\S+)$", output)
+    assert len(found) == 4
+    assert all(abs(value - true) < 4 * error for value, error, true in found)
+    ((ours, theirs),) = numbers(r"chi-square (\S+), the best of SciPy's (\S+)\n", output)
     assert ours <= theirs + 0.01
 
 
@@ -305,8 +319,8 @@ NEEDS = {
 }
 PROMISES = [
     denoise, inpaint, compressed_sensing, super_resolution, check_uniqueness, prove, data_set, your_own_decoder,
-    fit_spectrum, fit_power_spectrum, fit_21cm_history, tutorial, deblur, outliers, count_photons, phase_retrieval,
-    nuisance_parameters, compare_methods, state_the_noise, calibrate_confidence, classify_codes,
+    fit_spectrum, fit_light_curve, fit_power_spectrum, fit_21cm_history, tutorial, deblur, outliers, count_photons,
+    phase_retrieval, nuisance_parameters, compare_methods, state_the_noise, calibrate_confidence, classify_codes,
     follow_video, few_measurements, hidden_pixels, sampled_too_seldom, fit_planck, sample_with_cobaya,
 ]  # fmt: skip
 

@@ -258,17 +258,22 @@ class Generator(ABC):
         """Reshape flat codes (..., k) to ``(..., *latent_shape)``."""
         return codes.reshape(*codes.shape[:-1], *self.latent_shape)
 
+    @property
+    def outside_work(self) -> int:
+        """What one forward pass is taken to cost outside of PyTorch, as a number of multiplications."""
+        return 0
+
     @cached_property
     def work(self) -> int:
         """The number of multiplications of one forward pass in matrix products and convolutions; counted, not timed."""
-        codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-        return multiplications(lambda: self.forward(codes))
+        codes = self.as_codes(self.typical_codes[:1])
+        return self.outside_work + multiplications(lambda: self.forward(codes))
 
     @cached_property
     def cost(self) -> int:
         """:attr:`work` plus the cost of other operations, as a number of multiplications; counted, not timed."""
-        codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-        return multiplications(lambda: self.forward(codes), _COST_OF_NUMBER)
+        codes = self.as_codes(self.typical_codes[:1])
+        return self.outside_work + multiplications(lambda: self.forward(codes), _COST_OF_NUMBER)
 
     @property
     def large(self) -> bool:
@@ -351,6 +356,10 @@ class WrappedGenerator(Generator):
     def __post_init__(self) -> None:
         names = ("latent_shape", "output_shape", "width", "dtype", "device", "rounding", "domain")
         self._set(**{name: getattr(self.base, name) for name in names})
+
+    @property
+    def outside_work(self) -> int:
+        return self.base.outside_work
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         base = self.base.to(dtype, device)
