@@ -115,9 +115,6 @@ def test_the_payne(tmp_path, activation):
 
 
 ENDS = {"x_min": np.zeros(3), "x_max": np.ones(3)}
-# A network for each pixel.
-PIXELS = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
-PIXELS |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}
 
 
 @pytest.mark.parametrize(
@@ -125,9 +122,8 @@ PIXELS |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": 
     [
         *(({**layouts.payne(), **ENDS, missing: None}, "not a network of The Payne, with x_min and x_max")
           for missing in ENDS),
-        (PIXELS | ENDS, r"layer 'W0' holds weight \(9, 10, 3\)"),
     ],
-    ids=["no x_min", "no x_max", "a network for each pixel"],
+    ids=["no x_min", "no x_max"],
 )  # fmt: skip
 def test_refused_networks_of_the_payne(tmp_path, held, message):
     np.savez(tmp_path / "payne.npz", **{name: array for name, array in held.items() if array is not None})

@@ -15,12 +15,14 @@ from torch import Tensor
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
 from unrelu.loaders._pickled_arrays import read_checkpoint, read_pickle, readable, unpickled
+from unrelu.loaders._torch_graph import code_arguments
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,
     Entry,
     Layers,
     by_layer,
+    by_pixel,
     check_layers,
     chosen,
     flattened,
@@ -34,7 +36,7 @@ from unrelu.opaque.torch_callables import GeneratorCall, Output
 from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
 from unrelu.runtime.machine import usable
-from unrelu.wrappers.standardisation import standardised
+from unrelu.wrappers.standardisation import before_scaling, meant_for, standardised
 
 # The longest error message, in characters.
 _LONGEST = 4000
@@ -66,6 +68,7 @@ def load(
     output_log: float | None = None,
     output: Output = None,
     inputs: Mapping[str, object] | None = None,
+    bounds: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Read a network from a file. No file can run code or make unrelu read other files.
@@ -77,10 +80,11 @@ def load(
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs the package of this name), without an order of its own.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may hold the name of
-      the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a network of The
-      Payne, whose codes are labels in their own units, and whose last layer is linear.
+      the activation, or one for each layer; other entries of text are notes. With ``w_array_0, b_array_0, ..., x_min,
+      x_max`` it is a network of The Payne, whose codes are labels in their own units, and whose last layer is linear.
+      Weights (n, outputs, inputs) are those of a small network for each of n pixels, as in The Payne and binspec.
     - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with all that the file
-      holds; or nested dictionaries of arrays.
+      holds; or nested dictionaries of arrays, such as the ``params`` of Flax.
 
     Weight files do not store activations: pass them. They do not store the epsilon of a batch normalisation: 1e-5 is
     used. They do not store the geometry of convolutions: these are refused. A batch normalisation acts between a matrix
@@ -98,6 +102,10 @@ def load(
             holds.
         output, inputs: for an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
             tensors inside the graph; values of further inputs by name.
+        bounds: ``{"h": (0.5, 0.9), ...}``, the parameters that the network takes, in their own units, with the ends of
+            the ranges that it was trained on; in order, or by the names that the file holds. They are the
+            :attr:`~unrelu.Generator.domain`: searches stay within them, and a graph is tried there. State them for a
+            graph of parameters far from N(0, I).
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
@@ -106,7 +114,8 @@ def load(
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, their order is not known, a layer's name is unknown,
             or ``activation`` is needed.
-        OptionError: an option does not apply to this kind of file, or ``device`` is not available.
+        OptionError: an option does not apply to this kind of file, ``bounds`` are of another number of coordinates, or
+            ``device`` is not available.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and the emulators' packages.
 
@@ -136,10 +145,13 @@ def load(
         if onnx:
             from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-            network = from_onnx(file, latent_shape, GeneratorCall.parse(output).output, inputs or {})
+            shape, _, domain = code_arguments(latent_shape, bounds)
+            shape, tried = shape if bounds else latent_shape, before_scaling(domain, input_scale)  # type: ignore[assignment]
+            network = from_onnx(file, shape, GeneratorCall.parse(output).output, inputs or {}, tried)
         else:
             network = _of_weights(file, layers, activation)
         found = standardised(network, input_scale, output_scale, output_basis, output_log)
+        found = meant_for(found, bounds)
     except MemoryError as error:
         raise ModelFileError(f"{file} asks for more memory than there is; check that it is not damaged") from error
     except OSError as error:
@@ -203,8 +215,12 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None) -> N
             f"the file holds a {type(contents).__name__}, no emulator that is known, no dictionary of arrays; pass "
             "lists of arrays to unrelu.from_arrays"
         )
-    flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
     stored = np.asarray(contents.get("activation", ()))
+    if isinstance(contents.get("params"), Mapping):  # of Flax, beside what else the author kept
+        contents = {"params": contents["params"]}
+    flat = flattened(
+        {n: value for n, value in contents.items() if n != "activation" and not _is_note(n, value)}, _array
+    )
     if stored.size and stored.dtype.kind != "U":
         raise ModelFileError(f"the entry 'activation' must be a string or a list of strings, got {stored.dtype}")
     ends = [float64(flat.pop(name), name).numpy() for name in ("x_min", "x_max") if name in flat]
@@ -215,14 +231,21 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None) -> N
     check_stated_size("its arrays take, as float64,", size, "pick layers with layers=")
     if activation is None and stored.size:
         activation = stored.tolist()
+    read = by_pixel if any(np.ndim(held.get("weight", 0)) == 3 for held in picked.values()) else from_names
     if not ends:
-        return from_names(picked, activation)
+        return read(picked, activation)
     # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
     with readable("network of The Payne, with x_min and x_max"):
         low, high = ends
     if isinstance(activation, str | Activation):
         activation = [activation] * (len(picked) - 1) + ["identity"]
-    return standardised(from_names(picked, activation), ((low + high) / 2, high - low), None, None)
+    return standardised(read(picked, activation), ((low + high) / 2, high - low), None, None)
+
+
+def _is_note(name: str, value: object) -> bool:
+    """Check whether an entry is a note in words, which is not read: text that has not the name of a weight."""
+    text = isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype.kind in "US")
+    return text and not any(character.isdigit() for character in name)
 
 
 def _array(value: object, name: str) -> Entry:

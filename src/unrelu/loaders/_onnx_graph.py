@@ -20,6 +20,8 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import GeneratorCall, Pick, as_module
+from unrelu.opaque.torch_opaque import trial_codes
+from unrelu.parameters.latent_bounds import Bounds
 from unrelu.runtime.array_types import Shape
 from unrelu.runtime.file_reading import check_stated_size, opened, read_bytes
 
@@ -43,12 +45,14 @@ def from_onnx(
     latent_shape: int | tuple[int, ...] | None,
     output: Pick | Mapping[str, Pick] | None,
     inputs: Mapping[str, object],
+    domain: Bounds | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
     ``latent_shape`` is needed if the graph leaves it open. ``output`` selects outputs, as in
     :class:`~unrelu.opaque.torch_callables.GeneratorCall`, or tensors inside the graph. ``inputs`` holds the values of
-    all inputs but the code. Memory and time of running the graph are not limited.
+    all inputs but the code. ``domain`` holds the codes at which the graph is tried. Memory and time of running the
+    graph are not limited.
 
     Raises:
         ModelFileError: the file is truncated, or not a valid ONNX model.
@@ -75,16 +79,17 @@ def from_onnx(
         try:
             constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
             module = as_module(OnnxModule(graph, code.name, constants, list(chosen.values())), call)
-            module(torch.zeros(batch or BATCH, *shape, dtype=torch.float64))
+            code_of_trial = trial_codes(shape, domain)[:1]
+            module(code_of_trial.expand(batch or BATCH, *shape))
         except (UnreluError, NotImplementedError) as error:
             raise _located(error) from error
         except Exception as error:
             try:  # some graphs leave the batch size open, but work for one code only
-                module(torch.zeros(1, *shape, dtype=torch.float64))
+                module(code_of_trial)
             except Exception:
                 raise _located(error) from error
             batch = 1
-    network = network_of(module if batch is None else FixedBatchModule(module, batch), shape)
+    network = network_of(module if batch is None else FixedBatchModule(module, batch), shape, domain=domain)
     return with_names(network, call, None)
 
 

@@ -210,6 +210,7 @@ _CALLED: Mapping[str, Callable[..., Any]] = {
     "jax._src.array._reconstruct_array": _array_of_jax,
     "_codecs.encode": _latin,
     "__builtin__.bytes": lambda: b"",
+    "flax.core.frozen_dict.FrozenDict": lambda items=(): dict(items),
     "collections.OrderedDict": lambda items=(): _OrderedDictionary(items),
     "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
     "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,

@@ -46,6 +46,7 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.machine import usable
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
+from unrelu.wrappers.standardisation import before_scaling, meant_for, standardised
 
 CPU = torch.device("cpu")
 # The size of the recorded batch. If a module computes with this size, its outputs for other batches reveal it.
@@ -67,6 +68,8 @@ def from_torch(
     output: Output = None,
     inputs: Mapping[str, Any] | None = None,
     bounds: Mapping[str, Any] | None = None,
+    input_scale: object = None,
+    output_scale: object = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
     r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
@@ -100,6 +103,8 @@ def from_torch(
         bounds: ``{"h": (0.5, 0.9), ...}``, for a function of parameters in their own units: the name, the lower and the
             upper end of each coordinate of a code (B, k), in order, in place of ``latent_shape``. Trial codes come from
             this box. The box is the :attr:`~unrelu.Generator.domain`, so it also bounds searches.
+        input_scale, output_scale: as in :func:`unrelu.from_arrays`, for a module that was trained on standardised
+            parameters or outputs. Codes and ``bounds`` are then in units before the scaling.
         device: where the generator and searches on it are computed, e.g. "cuda"; None is the CPU, wherever the module
             is. A function is called with codes there.
 
@@ -131,8 +136,11 @@ def from_torch(
     first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        network = _network(body, given, first, domain)
-    named = with_names(network, call, names)
+        network = _network(body, given, first, before_scaling(domain, input_scale))
+    if input_scale is None and output_scale is None:
+        named = with_names(network, call, names)
+    else:
+        named = meant_for(standardised(with_names(network, call, None), input_scale, output_scale, None), bounds)
     return named.to(device=place) if named.device != place else named
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Dense, Scale, check_finite
+from unrelu.models.affine import Conv, Dense, Reshape, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
@@ -310,6 +310,40 @@ def from_names(named: Named, activation: Activations | None) -> Network:
             f"{','.join(each)})"
         )
     return network
+
+
+def by_pixel(named: Named, activation: Activations | None) -> Network:
+    """Chain the layers of n small networks, one for each pixel: weights (n, outputs, inputs), or (n, inputs) for one.
+
+    All share the inputs of the first layer. The others are convolutions with n groups.
+
+    Raises:
+        ModelError: shapes do not chain, or no activation is given.
+    """
+    arrays = [{key: float64(value, f"{name} {key}") for key, value in held.items()} for name, held in named.items()]
+    weights = [held.get("weight", torch.zeros(0)) for held in arrays]
+    n = len(weights[0])
+    # A layer with one output may leave its axis out, and that of its only input, too.
+    weights = [w[:, None] if w.dim() == 2 else w[:, None, None] if w.dim() == 1 else w for w in weights]
+    sizes = [tuple(weight.shape[1:]) for weight in weights]
+    chained = all(before[:1] == after[1:] for before, after in pairwise(sizes))
+    if not chained or any(len(weight) != n or weight.dim() != 3 for weight in weights):
+        raise ModelError(
+            f"weights for each pixel are (n, outputs, inputs) for the same n pixels, (n, inputs) for one output; its "
+            f"layers are {_names_and_shapes(named)}"
+        )
+    if activation is None:
+        raise ModelError('weights do not say what their activations are; pass activation="sigmoid", or one for each')
+    acting = _activations(activation, len(weights))
+    parts: list[Part] = []
+    for i, (weight, held, phi) in enumerate(zip(weights, arrays, acting, strict=True)):
+        check_finite(weight, f"weight {i}")
+        bias = held["bias"].reshape(-1) if "bias" in held else None
+        one = Dense(weight.flatten(0, 1).contiguous(), bias)
+        parts += [one if not i else Conv(weight.flatten(0, 1)[..., None].contiguous(), bias, groups=n)]
+        parts += [Reshape((n * weight.shape[1], 1))] if not i else []
+        parts.append(phi)
+    return Network.chain([*parts, Reshape((n * weights[-1].shape[1],))], tuple(weights[0].shape[2:]))
 
 
 def _activations(activation: Activations, count: int) -> list[Activation]:

@@ -7,7 +7,7 @@ components. This module undoes these transforms exactly. Codes and outputs are t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.errors import InputError, ModelError
+from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.affine_head import HeadedChain
@@ -95,6 +95,39 @@ def standardised(
     parts = {} if any(isinstance(each.map, Dense) for each in outputs) else names.parts
     made = Names(plain.latent_shape, plain.output_shape, called, parts)
     return cast(_Given, NamedGenerator(plain, made) if called or parts else plain)
+
+
+def meant_for(network: _Given, bounds: Mapping[str, Any] | None) -> _Given:
+    """Set the domain of a generator, in the units of its codes, and name its coordinates if they have no names.
+
+    Raises:
+        InputError: ``bounds`` are not pairs of increasing numbers by name, or a name is unknown.
+        OptionError: there are more or fewer of them than coordinates.
+    """
+    if bounds is None:
+        return network
+    names, given = network.names, list(bounds) if isinstance(bounds, Mapping) else []
+    if not names.coordinate_names:
+        if len(given) not in (0, names.latent_dim):
+            raise OptionError(
+                f"bounds= are of {len(given)} coordinates, and codes have {names.latent_dim}: state them for each, in "
+                "the order in which the network takes them"
+            )
+        names = names.named(given) if given else names
+    domain = Bounds.parse(bounds, names.latent_shape, names)
+    plain: Any = network.plain
+    return cast(_Given, NamedGenerator(replace(plain, domain=domain), names))
+
+
+def before_scaling(domain: Bounds | None, input_scale: object) -> Bounds | None:
+    """Convert the domain of codes to that of the network's own inputs; None if they are mixed, as by PCA."""
+    maps = [each.map for each in transforms(input_scale, "input_scale")]
+    if domain is None or not all(isinstance(step, Scale) for step in maps):
+        return None
+    ends = torch.tensor(np.stack(domain.ends))
+    for step in maps:
+        ends = step.apply(ends)
+    return Bounds(*ends.numpy())
 
 
 def surrounded(
