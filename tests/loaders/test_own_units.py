@@ -12,6 +12,7 @@ from torch import nn
 
 import unrelu
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
+from unrelu.models.affine import Conv
 
 onnx = pytest.importorskip("onnx")
 
@@ -138,6 +139,16 @@ def test_networks_of_one_pixel_each(tmp_path: Any) -> None:
         unrelu.load(tmp_path / "bad.npz", activation="sigmoid")
     with pytest.raises(ModelError, match="do not say what their activations are"):
         unrelu.load(tmp_path / "binspec.npz")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_groups_of_one_position_are_pytorchs(bias: bool) -> None:
+    torch.manual_seed(1)
+    own = nn.Conv1d(12, 8, 1, groups=4, bias=bias).double()
+    step = Conv(own.weight.detach(), None if own.bias is None else own.bias.detach(), groups=4)
+    x = torch.randn(5, 12, 1, dtype=torch.float64)
+    torch.testing.assert_close(step.apply(x), own(x).detach())
+    torch.testing.assert_close(step.apply(x.expand(-1, -1, 3)), own(x.expand(-1, -1, 3)).detach())
 
 
 def test_the_first_layout_of_the_payne(tmp_path: Any) -> None:
