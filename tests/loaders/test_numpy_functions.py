@@ -39,9 +39,9 @@ def network() -> Any:
     return unrelu.from_function(FUNCTION, BOUNDS)
 
 
-@pytest.mark.parametrize(("jac", "close"), [("2-point", 1e-6), ("3-point", 1e-9)])
+@pytest.mark.parametrize(("jac", "close"), [("2-point", 1e-5), ("3-point", 1e-7)])
 def test_derivatives_are_those_of_pytorch(jac: str, close: float) -> None:
-    """Inside, and at the bounds, where steps go inwards."""
+    """Inside, and at the bounds, where steps go inwards. Steps of 0.01 s round by eps / (0.01 s); the margin is 30."""
     own, known = unrelu.from_function(FUNCTION, BOUNDS, jac=jac), unrelu.from_torch(torch_wave, bounds=BOUNDS)
     low, high = own.domain.ends
     for z in ((low + high) / 2, low, high, np.where([1, 0, 1, 0], low, high)):
@@ -129,8 +129,9 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], type[UnreluError], str]] = {
     "seconds": (FUNCTION, BOUNDS, {"seconds": -1.0}, OptionError, "seconds=-1.0"),
     "an executor": (FUNCTION, BOUNDS, {"executor": 3}, OptionError, "executor=3 has no map"),
     "another name": (FUNCTION, {"b": (0, 1)}, {}, UnsupportedModelError, "TypeError: .*unexpected keyword"),
-    "NaN at a corner": (lambda a, b: np.log([a, b, 2.0]), {"a": (0, 1), "b": (1, 2)}, {}, UnsupportedModelError,
-                        "-inf at a=0, b="),
+    "NaN at a corner": (lambda a, b: np.array([a, b, np.sin(a) / a if a else np.nan]), {"a": (0, 1), "b": (1, 2)}, {},
+                        UnsupportedModelError, "nan at a=0, b="),
+    "infinite inside": (lambda a: np.array([np.inf, a]), {"a": (0, 1)}, {}, UnsupportedModelError, "inf at a="),
     "random": (lambda a: a + RANDOM.random(3), {"a": (0, 1)}, {}, UnsupportedModelError, "seed what it draws"),
     "constant": (lambda a: np.ones(3), {"a": (0, 1)}, {}, UnsupportedModelError, "the same for all parameters"),
     "no batch": (lambda a: np.array([np.sum(a)]), {"a": (0, 1)}, {"batch": True}, UnsupportedModelError,
@@ -142,7 +143,6 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], type[UnreluError], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.filterwarnings("ignore:divide by zero")
 def test_functions_that_are_refused(case: str) -> None:
     function, bounds, options, error, message = REFUSED[case]
     with pytest.raises(error, match=message):

@@ -2,10 +2,12 @@ r"""Read a function of NumPy as a generator: a simulator, a model of lmfit, comp
 
 Its derivatives are finite differences. For the two-point scheme with the step h of a coordinate,
 
-.. math:: \frac{\partial G}{\partial z_j} \approx \frac{G(z + h e_j) - G(z)}{h}, \qquad h = s \, (u_j - l_j),
+.. math::
 
-with the relative step s and the bounds l and u; without two finite bounds, :math:`\max(|z_j|, 1)` takes the place of
-their difference. The error is about h for the truncation and the rounding error of G divided by h, so the best s is the
+    \frac{\partial G}{\partial z_j} \approx \frac{G(z + h e_j) - G(z)}{h}, \qquad h = s \max(|z_j|, 0.01 (u_j - l_j)),
+
+with the relative step s and the bounds l and u; without two finite bounds, 1 takes the place of the last term. The
+error is about h for the truncation and the rounding error of G divided by h, so the best s is the
 square root of the rounding error. With three points, it is the cube root, and the error is much smaller. Steps stay
 within the bounds.
 
@@ -42,6 +44,8 @@ _SCHEMES = {"2-point": (1, 1 / 2), "3-point": (2, 1 / 3)}
 _CORNERS = 8
 # The multiplications that a processor makes in a second, and the longest evaluation that is counted.
 _MULTIPLICATIONS, _LONGEST = 4 * 10**9, 1.0
+# The least scale of a coordinate, as a share of the distance of its bounds.
+_LEAST = 0.01
 # The number of codes whose outputs are kept.
 _KEPT = 64
 # Evaluations of one code may differ by this share of the largest output, as between those alone and in a batch.
@@ -85,8 +89,8 @@ def from_function(
         InputError: ``bounds`` are not pairs of increasing numbers by name.
         OptionError: ``jac``, ``diff_step``, ``seconds`` or ``executor`` is something else.
         ModelError: ``function`` is no function.
-        UnsupportedModelError: the function raises an error, returns no finite numbers within the bounds or at their
-            corners, another shape for another code, or other numbers in a second call.
+        UnsupportedModelError: the function raises an error, returns NaN at a corner of the bounds, no finite numbers
+            within them, another shape for another code, or other numbers in a second call.
 
     >>> import numpy as np, unrelu
     >>> x = np.linspace(0, 15, 301)
@@ -200,16 +204,17 @@ class SimulatedFunction:
         x = self.known(z).reshape(size, -1)
         first, others = x[:, None], self.values(beside.reshape(-1, k)).reshape(self.points, size, k, -1)
         h = np.einsum("pbjj->pbj", beside - z[None, :, None, :])[..., None]  # as rounded
-        if self.points == 1:
-            return x, (others[0] - first) / h[0]
-        rise = h[1] ** 2 * (others[0] - first) - h[0] ** 2 * (others[1] - first)
-        return x, rise / (h[0] * h[1] * (h[1] - h[0]))
+        with np.errstate(invalid="ignore"):  # outputs may be infinite
+            if self.points == 1:
+                return x, (others[0] - first) / h[0]
+            rise = h[1] ** 2 * (others[0] - first) - h[0] ** 2 * (others[1] - first)
+            return x, rise / (h[0] * h[1] * (h[1] - h[0]))
 
     def _steps(self, z: Array) -> Array:
         """Return a step for each coordinate, (B, k), towards the bound that is farther away."""
         low, high = self.domain.ends
         with np.errstate(invalid="ignore"):
-            scale = np.where(np.isfinite(high - low), high - low, np.maximum(np.abs(z), 1.0))
+            scale = np.maximum(np.abs(z), np.where(np.isfinite(high - low), _LEAST * (high - low), 1.0))
         return np.where(high - z >= z - low, 1.0, -1.0) * self.step * scale
 
     def _second(self, z: Array, one: Array) -> Array:
@@ -232,13 +237,13 @@ class SimulatedFunction:
         corners = np.where(lower, low, high)
         corners = np.where(np.isfinite(corners), corners, inner[0])
         x = self.values(np.concatenate([inner, corners]))
-        for code, row in zip([*inner, *corners], x.reshape(len(x), -1), strict=True):
-            if not np.isfinite(row).all():
-                bad = row[~np.isfinite(row)][0]
+        for i, (code, row) in enumerate(zip([*inner, *corners], x.reshape(len(x), -1), strict=True)):
+            # Outputs may be infinite at corners: they count as bad fits.
+            if (bad := row[~np.isfinite(row) if i < len(inner) else np.isnan(row)]).size:
                 raise UnsupportedModelError(
-                    f"{self.title} returns {bad} at {self._code(code)}; state bounds= within which it is finite"
+                    f"{self.title} returns {bad[0]} at {self._code(code)}; state bounds= within which it is finite"
                 )
-        size = float(np.abs(x).max())
+        size = float(np.abs(x[:2]).max())
         again, alone = self.values(inner), np.concatenate([self.values(row[None]) for row in inner])
         for what, other in (("in a second call", again), ("alone and in a batch", alone)):
             if other.shape != x[:2].shape:
