@@ -252,3 +252,23 @@ def test_a_dictionary_whose_keys_are_no_words_is_refused(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": {(1, 2): DRAWN}}))
     with pytest.raises(ModelFileError, match="holds a dictionary with a key of type tuple; name arrays by words"):
         unrelu.load(tmp_path / "a.pkl", activation="relu")
+
+
+class Settings:
+    """An object of the author, as trained networks of Flax have beside their weights."""
+
+    def __init__(self):
+        self.layers = [2, 3]
+
+
+def test_weights_of_flax_are_read_beside_objects_of_their_author(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = {"layers_0": {"kernel": np.eye(2), "bias": np.zeros(2)}}
+    for beside in (Settings(), Runs(), Settings, [Settings()]):
+        found = read(pickle.dumps({"params": params, "config": beside}))
+        assert found.keys() == {"params"}
+        same(found["params"], params)
+    assert not (tmp_path / "code-was-run").exists()
+    for wrong in ({"params": {"a": Settings()}, "config": 1}, {"weights": params, "config": Settings()}):
+        with pytest.raises(ModelFileError, match=FOREIGN + "'tests.loaders.test_pickled_arrays.Settings'"):
+            read(pickle.dumps(wrong))

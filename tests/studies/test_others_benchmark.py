@@ -5,7 +5,9 @@ What needs the data takes their folder from UNRELU_DATA.
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from unrelu_studies.benchmarks.others import inverse_design
 from unrelu_studies.benchmarks.others.inverse_design import TASKS, Simulations, Size
 from unrelu_studies.benchmarks.others.lotka_volterra import c2st, log_counts
 from unrelu_studies.benchmarks.others.others import BENCHMARK
+from unrelu_studies.benchmarks.others.kilonova import FILTERS, _metadata, read_photometry
 from unrelu_studies.benchmarks.others.reference_regressions import digits, measure_regression, read_regression
+from unrelu_studies.benchmarks.others.stellar_spectrum import LabelNetwork, _continuum, interpolated
 
 DATA = os.environ.get("UNRELU_DATA")
 with_data = pytest.mark.skipif(not DATA, reason="UNRELU_DATA is not set")
@@ -76,6 +80,7 @@ def test_digits_are_of_the_worst_parameter_with_terms_in_any_order():
 def test_regressions_with_a_hard_finish_reach_ten_digits():
     row = measure_regression(DATA, "Rat42", 3, rounds=2)
     assert row["digits"] > 9
+    assert min(row["digits, 2-point"], row["digits, 3-point"]) > 4
     assert row["of certified"] == pytest.approx(1, abs=1e-9)
 
 
@@ -95,6 +100,75 @@ def test_the_classifier_tells_draws_apart_only_if_they_differ():
     x, y = rng.standard_normal((2, 200, 1))
     assert abs(c2st(x, y) - 0.5) < 0.1
     assert c2st(x, y + 2) > 0.85
+
+
+# --- spectra and light curves -----------------------------------------------------------------------------------------
+
+
+def test_points_between_a_grid_are_those_of_numpy():
+    rng = np.random.default_rng([8, 2])
+    grid, values, x = np.sort(rng.random(30)), rng.standard_normal((2, 30)), rng.uniform(-0.2, 1.2, (2, 40))
+    found = interpolated(*(torch.tensor(each) for each in (x, grid, values)))
+    expected = [np.interp(*each) for each in zip(x, [grid, grid], values, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_continuum_is_the_fit_of_binspec():
+    rng = np.random.default_rng([8, 3])
+    pixels, errors, flux = rng.random(7214) < 0.1, rng.uniform(0.1, 2, 7214), 1 + rng.random(7214)
+    pieces, ends = [], (0, 2920, 5320, 7214)
+    for a, b in zip(ends, ends[1:], strict=False):
+        x, own = np.linspace(-1, 1, b - a), pixels[a:b]
+        fit = np.polynomial.Chebyshev.fit(x[own], flux[a:b][own], 4, w=1 / errors[a:b][own])
+        pieces.append(fit(x))
+    found = _continuum(pixels, errors)(torch.tensor(flux[None]))[0]
+    np.testing.assert_allclose(found, np.concatenate(pieces), rtol=1e-10)
+
+
+def test_a_network_for_each_pixel_is_one_for_each():
+    rng = np.random.default_rng([8, 4])
+    shapes = {"w_array_0": (6, 3, 2), "b_array_0": (6, 3), "w_array_1": (6, 3), "b_array_1": (6,)}
+    arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    network = LabelNetwork(arrays | {"x_min": np.array([1.0, 2.0]), "x_max": np.array([3.0, 6.0])})
+    x = np.array([1.5, 5.0])
+    for i, found in enumerate(network(torch.tensor(x[None]))[0]):
+        hidden = arrays["w_array_0"][i] @ np.array([-0.25, 0.25]) + arrays["b_array_0"][i]
+        expected = arrays["w_array_1"][i] @ (1 / (1 + np.exp(-hidden))) + arrays["b_array_1"][i]
+        assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+class Scaler:
+    def __init__(self):
+        self.low = np.arange(3.0)
+
+
+class Runs:
+    def __reduce__(self):
+        return os.mkdir, ("code-was-run",)
+
+
+def test_metadata_hold_what_was_stored_and_run_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = _metadata(io.BytesIO(pickle.dumps({"scaler": Scaler(), "other": Runs()})))
+    assert type(found["scaler"]) is not Scaler
+    np.testing.assert_array_equal(found["scaler"].low, np.arange(3.0))
+    assert not (tmp_path / "code-was-run").exists()
+
+
+def test_magnitudes_are_ordered_by_filter_and_within_their_days(tmp_path):
+    (tmp_path / "fiesta").mkdir()
+    lines = [
+        "2017-08-18T00:00:00.000 ps1::r 17.28 0.04",
+        "2017-08-19T00:00:00.000 ps1::g 18.00 0.02",
+        "2017-08-18T00:00:00.000 ps1::g 17.02 0.02",
+        "2017-08-18T00:00:00.000 ps1::g 20.00 inf",  # an upper limit
+        "2017-09-18T00:00:00.000 ps1::g 25.00 0.02",
+    ]
+    (tmp_path / "fiesta" / "AT2017gfo.dat").write_text("\n".join(lines))
+    days, y, errors = read_photometry(str(tmp_path))
+    assert list(days) == list(FILTERS[:2])
+    np.testing.assert_allclose(days["ps1::g"], [1.4714763, 0.4714763], atol=1e-6)
+    assert (y.tolist(), errors.tolist()) == ([18.0, 17.02, 17.28], [0.02, 0.02, 0.04])
 
 
 # --- inverse design ---------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def read_pickle(file: Path) -> Any:
 def unpickled(stream: IO[bytes], end: int) -> Any:
     """Read the numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
 
-    JAX arrays become NumPy arrays, TensorFlow lists become lists. An object array without axes becomes its object.
+    JAX arrays become NumPy arrays, TensorFlow lists become lists. An object array without axes becomes its object. Of a
+    dictionary with Flax's ``params``, objects of the author's own beside them are left out; they are never built.
 
     Args:
         stream: where the pickle begins.
@@ -84,6 +85,11 @@ def unpickled(stream: IO[bytes], end: int) -> Any:
             if opcode.name.startswith("EXT") or (opcode.name.endswith("PUT") and (argument or 0) > len(content)):
                 raise ValueError(f"{opcode.name} {argument}")
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+    if (foreign := _placeholder(found)) is not None and type(found) is dict and "params" in found:
+        found = {"params": found["params"]}
+        foreign = _placeholder(found)
+    if foreign is not None:
+        raise ModelFileError(_FOREIGN.format(foreign.path[:80], _SAVE_ARRAYS))
     return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
 
 
@@ -221,12 +227,46 @@ _FUNCTIONS: Mapping[str, Any] = {
 }
 
 
+class _Placeholder:
+    """A stand-in for any other function, class or object of a pickle. It accepts any arguments, and keeps nothing."""
+
+    path = ""
+
+    def __new__(cls, *_: object, **__: object) -> _Placeholder:
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def _ignore(self, *_: object) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _ignore
+
+
+def _placeholder(found: Any) -> _Placeholder | type[_Placeholder] | None:
+    """Return the first placeholder within containers, if any."""
+    waiting, seen = [found], set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, _Placeholder) or (isinstance(each, type) and issubclass(each, _Placeholder)):
+            return each
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict):
+            waiting += [*each, *each.values()]
+        elif isinstance(each, list | tuple | set | frozenset):
+            waiting += each
+        elif isinstance(each, np.ndarray) and each.dtype.hasobject:
+            waiting += each.ravel().tolist()
+    return None
+
+
 class _Unpickler(pickle.Unpickler):
     """Python's unpickler, restricted to the functions of a table."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a function of the table; raise a ModelFileError for any other name."""
+        """Return a function of the table, or for any other name a class of placeholders."""
         path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        if path not in _FUNCTIONS:
-            raise ModelFileError(_FOREIGN.format(path[:80], _SAVE_ARRAYS))
-        return _FUNCTIONS[path]
+        return _FUNCTIONS[path] if path in _FUNCTIONS else type("_Placeholder", (_Placeholder,), {"path": path})

@@ -36,6 +36,7 @@ class TrfFits:
         lower, upper: the box, (k,).
         whitening: W, (n, n) or (n,).
         most: evaluations of a fit.
+        tolerance: those of SciPy's that end a fit.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class TrfFits:
     upper: Array
     whitening: Array
     most: int | None = None
+    tolerance: float = TIGHT
 
     def whitened(self, x: Array) -> Array:
         """W x of an output (n,) or a Jacobian (n, k)."""
@@ -68,8 +70,8 @@ class TrfFits:
         width, target = self.upper - self.lower, self.whitened(y)
         t = np.clip((start - self.lower) / width, 0.0, 1.0)
         run = least_squares(
-            lambda t: self.forward(t) - target, t, self.jacobian, (0.0, 1.0), "trf", TIGHT, TIGHT, TIGHT,
-            max_nfev=self.most,
+            lambda t: self.forward(t) - target, t, self.jacobian, (0.0, 1.0), "trf", self.tolerance, self.tolerance,
+            self.tolerance, max_nfev=self.most,
         )  # fmt: skip
         return np.asarray(self.lower + width * run.x)
 

@@ -11,6 +11,9 @@ SOURCES = {
     "nist_strd": "NIST Statistical Reference Datasets, www.itl.nist.gov/div898/strd/nls/nls_main.shtml",
     "sbibm": "github.com/sbi-benchmark/sbibm, sbibm/tasks/lotka_volterra/files",
     "planck2018_plik_lite": "github.com/heatherprince/planck-lite-py, data/planck2018_plik_lite",
+    "binspec": "github.com/kareemelbadry/binspec, neural_nets, other_data and spectra/combined in one folder",
+    "fiesta": "github.com/nuclear-multimessenger-astronomy/fiestaEM, src/fiesta/surrogates/KN/Bu2025_lc/model and"
+    " examples/data/AT2017gfo.dat in one folder",
 }
 
 

@@ -117,7 +117,7 @@ def digits(name: str, z: Array, certified: Array) -> float:
 
 
 def measure_regression(data: str | None, name: str, seed: int, rounds: int = ROUNDS) -> dict[str, Any]:
-    """The fit of a problem: digits, the sum of squares beside that of the certified parameters, and the verdict."""
+    """The fit of a problem: digits, also by finite differences, the sum of squares beside the certified, verdict."""
     problem = read_regression(data, name)
     x, names = torch.tensor(problem.x), [f"b{i + 1}" for i in range(len(problem.certified))]
 
@@ -128,8 +128,18 @@ def measure_regression(data: str | None, name: str, seed: int, rounds: int = ROU
     network = unrelu.from_torch(model, bounds=bounds)
     found, seconds = timed(lambda: unrelu.invert(network, problem.y, rounds=rounds, seed=seed), processor_seconds)
     certified = float(np.square(network(problem.certified) - problem.y).sum())
+
+    def of_numpy(**b: float) -> Array:
+        values = [torch.tensor([[value]], dtype=torch.float64) for value in b.values()]
+        return np.asarray(MODELS[name](values, x)[0])
+
+    differences = {}
+    for jac in ("2-point", "3-point"):
+        simulated = unrelu.from_function(of_numpy, bounds, jac=jac, seconds=0)
+        fit = unrelu.invert(simulated, problem.y, rounds=rounds, seed=seed)
+        differences[f"digits, {jac}"] = digits(name, fit.z, problem.certified)
     return {
         "part": "regression", "problem": name, "parameters": len(names), "observations": len(problem.y),
-        "digits": digits(name, found.z, problem.certified), "of certified": float(found.fun) / certified,
+        "digits": digits(name, found.z, problem.certified), **differences, "of certified": float(found.fun) / certified,
         "confidence": float(found.confidence), "status": found.status.name, "seconds": seconds,
     }  # fmt: skip
