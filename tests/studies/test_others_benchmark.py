@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu_studies.benchmarks.benchmark import Command
 from unrelu_studies.benchmarks.others import inverse_design
 from unrelu_studies.benchmarks.others.inverse_design import TASKS, Simulations, Size
+from unrelu_studies.benchmarks.others.kilonova import FILTERS, _metadata, read_photometry
 from unrelu_studies.benchmarks.others.lotka_volterra import c2st, log_counts
 from unrelu_studies.benchmarks.others.others import BENCHMARK
-from unrelu_studies.benchmarks.others.kilonova import FILTERS, _metadata, read_photometry
 from unrelu_studies.benchmarks.others.reference_regressions import digits, measure_regression, read_regression
 from unrelu_studies.benchmarks.others.stellar_spectrum import LabelNetwork, _continuum, interpolated
 
@@ -117,7 +118,7 @@ def test_a_continuum_is_the_fit_of_binspec():
     rng = np.random.default_rng([8, 3])
     pixels, errors, flux = rng.random(7214) < 0.1, rng.uniform(0.1, 2, 7214), 1 + rng.random(7214)
     pieces, ends = [], (0, 2920, 5320, 7214)
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in pairwise(ends):
         x, own = np.linspace(-1, 1, b - a), pixels[a:b]
         fit = np.polynomial.Chebyshev.fit(x[own], flux[a:b][own], 4, w=1 / errors[a:b][own])
         pieces.append(fit(x))
