@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -418,14 +418,30 @@ def _refuse_extremes(stated: Problem, working: Problem) -> None:
         )
 
 
+class Stated(TypedDict, total=False):
+    """What a user states about an observation, as arguments of :func:`unrelu.invert`."""
+
+    noise: Noise | str | None
+    norm: str | None
+    operator: Any
+    bounds: Any
+    fixed: Any
+    prior: float | Normal
+    z0: npt.ArrayLike | None
+    seed: int
+    time_limit: float | None
+    scale: str | tuple[float, float] | Scaling | None
+
+
 @contextmanager
 def problem_of(
-    network: Generator, y: npt.ArrayLike, what: str, device: Any, progress: Any, callback: Any, **arguments: Any
-) -> Iterator[Problem]:
+    network: Generator, y: npt.ArrayLike, what: str, device: Any, progress: Any, callback: Any,
+    **stated: Unpack[Stated],
+) -> Iterator[Problem]:  # fmt: skip
     """Build the problem for a function such as :func:`unrelu.invert`, which takes the same arguments.
 
     Within this context, the settings of the process apply, and a progress bar shows ``what`` is done.
     """
     place = placed(network, device)
     with reporting(progress, what, callback) as reported, computing(one_thread=small(place)):
-        yield Problem.build(place, y, callback=reported, **arguments)
+        yield Problem.build(place, y, callback=reported, **stated)
