@@ -306,17 +306,17 @@ class Inversion(Answers):
         left += f"largest entry {number(self._differences('linf')[0])}; "
         left += self._chi_square() + (fit if noise else self._explained())
         none = problem.bounds.free.none
-        reach = "" if none else " within the bounds"
+        reach = "" if none else " (within the bounds)"
         if none and self.method == "auto" and self.confidence < 1:
-            radius = float(self.options.get("radius", RADIUS))
-            reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
+            radius = float(self.options.get("radius", RADIUS)) * math.sqrt(len(z))
+            reach = f" (of length up to {max(radius, float(np.linalg.norm(z))):.3g})"
         learned = bool(self.confidence == 1 or self.options.get("learn", True))
         levels = [level_text(name, level) for name, level in self.levels.items()]
         advice = problem.stated.noise.on_misfit if self.status is Status.MISFIT else ""
         active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
-            (self.status.name, self.message),
+            (self.status.name, self.message.removesuffix(f"; {advice}")),
             ("code", code_text(z, network) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),

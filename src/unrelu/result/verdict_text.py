@@ -102,14 +102,14 @@ def data_frame(columns: Columns, index: Index, names: Sequence[str] = (), values
 
 
 def confidence_text(value: float, method: str, reach: str, learned: bool = True) -> str:
-    """Format the confidence; ``reach`` says which codes it is about, such as " within the bounds"."""
+    """Format the confidence; ``reach`` says which codes it is about, such as " (within the bounds)"."""
     searches = method == _SEARCHING
     if not math.isfinite(value):
         return f"unknown: {'it is of least squares' if searches else f'{method} does not look for a better code'}"
     more = "; the search stopped at its budget: raise rounds" if searches and value < CONFIDENT else ""
     more = more if learned else "; it was not learned on this generator: learn=True, or unrelu.calibrate"
-    lower = f"that no code{reach} has an objective more than 1% lower{more}"
-    return f"0: nothing says {lower}" if value == 0 else f"{probability(value)} {lower}"
+    missed = f"that the search missed no better code{reach}{more}"
+    return f"0: nothing says {missed}" if value == 0 else f"{probability(value)}: the probability {missed}"
 
 
 def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
