@@ -27,7 +27,15 @@ from unrelu_studies.tables.headlines import headlines
 BLOCKS = {**{name: block for b in BENCHMARKS for name, block in load(b).blocks.items()}, **fuzz_tables.BLOCKS}
 _ROOT = Path(__file__).resolve().parents[3]
 RESULTS = _ROOT / "studies" / "results"
-_NAMES = ("benchmarks.md", "real_data.md", "reliability.md", "emulators.md", "verdict.md", "methods.md", "measurements.md")
+_NAMES = (
+    "benchmarks.md",
+    "real_data.md",
+    "reliability.md",
+    "emulators.md",
+    "verdict.md",
+    "methods.md",
+    "measurements.md",
+)
 PAGES = tuple(_ROOT / "docs" / name for name in _NAMES)
 _MARKED = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

@@ -152,7 +152,7 @@ def _kilonova(results: Results) -> str:
     return " ".join([
         f"{r['points']} magnitudes: -2 log L {min(r['deviances']):.2f} to {max(r['deviances']):.2f} in",
         f"{len(r['deviances'])} seeds, the best of {r['starts']} starts of trf {r['trf best']:.2f}, which",
-        f"{r['trf within']:.0%} of them reach. Fitted error {level:.3f} ± {error:.3f} mag, p = {r['p']:.1g},",
+        f"{r['trf within'] * r['starts']:.0f} of them reach within 1%. Fitted error {level:.3f} ± {error:.3f} mag, p = {r['p']:.1g},",
         f"confidence {r['confidence']:.2f}, status {r['status']}, {seconds} s (ten starts of trf",
         f"{short(r['trf ten'])}). Posterior: {posterior['status']}, error {mean:.3f} ± {width:.3f} mag, its means off",
         f"emcee's by at most {posterior['off by']:.2f} deviations, {short(posterior['seconds'])} s.",
@@ -195,7 +195,7 @@ def _aims(results: Results) -> str:
         most = r["trf best"] + r["points"] * np.log(WITHIN)
         right = sum(value <= most for value in r["deviances"])
         aim = f"Kilonova: within 1% of the best of {r['starts']} starts of trf in 9 of 10 seeds"
-        rows.append((aim, f"{right} of {len(r['deviances'])}", right >= SEEDS_RIGHT * len(r["deviances"])))
+        rows.append((aim, f"{right} of {len(r['deviances'])}", bool(right >= SEEDS_RIGHT * len(r["deviances"]))))
         posterior = r["posterior"]
         aim = "Kilonova: posterior mixed, within .1 deviations of another sampler"
         said = f"{posterior['status']}, {posterior['off by']:.2f} at most"
