@@ -152,8 +152,8 @@ def _kilonova(results: Results) -> str:
     return " ".join([
         f"{r['points']} magnitudes: -2 log L {min(r['deviances']):.2f} to {max(r['deviances']):.2f} in",
         f"{len(r['deviances'])} seeds, the best of {r['starts']} starts of trf {r['trf best']:.2f}, which",
-        f"{r['trf within'] * r['starts']:.0f} of them reach within 1%. Fitted error {level:.3f} ± {error:.3f} mag, p = {r['p']:.1g},",
-        f"confidence {r['confidence']:.2f}, status {r['status']}, {seconds} s (ten starts of trf",
+        f"{r['trf within'] * r['starts']:.0f} of them reach within 1%. Fitted error {level:.3f} ± {error:.3f} mag,",
+        f"p = {r['p']:.1g}, confidence {r['confidence']:.2f}, status {r['status']}, {seconds} s (ten starts of trf",
         f"{short(r['trf ten'])}). Posterior: {posterior['status']}, error {mean:.3f} ± {width:.3f} mag, its means off",
         f"emcee's by at most {posterior['off by']:.2f} deviations, {short(posterior['seconds'])} s.",
     ])  # fmt: skip
