@@ -98,6 +98,13 @@ def test_a_column_of_the_verdict_cannot_be_a_coordinate():
         r.to_frame(codes=True)
 
 
+def test_starts_by_name():
+    r = unrelu.invert(NAMED, Y, "lm", z0={"omega_b": -0.4, "h": 0.5})
+    assert np.array_equal(r.z, unrelu.invert(NAMED, Y, "lm", z0=[0.5, -0.4]).z)
+    with pytest.raises(InputError, match=r"z0={'h': 0.5} has no value of omega_b; state every coordinate"):
+        unrelu.invert(NAMED, Y, "lm", z0={"h": 0.5})
+
+
 def test_bounds_by_name():
     r = unrelu.invert(NAMED, Y, "lm", noise="gaussian:0.01", z0=[0.5, -0.4], bounds={"h": (0, 0.5)})
     same = unrelu.invert(NAMED, Y, "lm", noise="gaussian:0.01", z0=[0.5, -0.4], bounds=([0, -np.inf], [0.5, np.inf]))

@@ -27,6 +27,16 @@ NARROW = random_network((3, 20, 10, 40))
 SIGMOID, SIGNED = unrelu.zoo.load("mnist-sigmoid"), unrelu.zoo.load("mnist-dcgan")
 
 
+class Autoencoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(80, 3), nn.Linear(3, 80)
+
+    def forward(self, x):
+        code = self.encoder(x)
+        return self.decoder(code), code
+
+
 def invert(y, method="lm", **options):
     return unrelu.invert(NET, y, method, **({"max_iterations": 20} if method == "lm" else {}) | options)
 
@@ -96,6 +106,14 @@ MISTAKES = {
         lambda: invert(ONE, noise="gaussian=0.1"), "noise='gaussian=0.1'", "'gaussian:0.1'",
         lambda call: invert(ONE, noise=followed(call)),
     ),
+    "noise by SciPy's name": (
+        lambda: invert(ONE, noise="normal:0.1"), "noise='normal:0.1'", "mean 'gaussian:0.1'?",
+        lambda call: invert(ONE, noise=call.split("'")[1]),
+    ),
+    "a covariance as standard deviations": (
+        lambda: invert(ONE, noise=unrelu.Gaussian(np.eye(80))), "array(80, 80)", "unrelu.Gaussian(covariance=array)",
+        lambda call: invert(ONE, noise=followed(call, array=np.eye(80))),
+    ),
     "noise without its level": (
         lambda: invert(ONE, noise="uniform"), "level ''", "'uniform:0.1'",
         lambda call: invert(ONE, noise=followed(call)),
@@ -133,6 +151,10 @@ MISTAKES = {
     ),
     "a file's name for the observation": (
         lambda: invert("y.npy"), "y='y.npy'", "numpy.load('y.npy')", lambda call: invert(followed(call)),
+    ),
+    "a whole autoencoder": (
+        lambda: unrelu.from_torch(Autoencoder().eval()), "a tuple with 0 (2, 80)", "unrelu.from_torch(module.decoder)",
+        lambda call: followed(call, module=Autoencoder().eval())(Z),
     ),
     "a module in training mode": (
         lambda: unrelu.from_torch(MODULE.train(), latent_shape=(3,)), "'2' (BatchNorm1d)", "module.eval()",

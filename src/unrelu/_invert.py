@@ -101,7 +101,8 @@ def invert(
             noise: the objective is :math:`|r|_2^2 + S^2 |(z - mean) / std|_2^2` for Gaussian noise S. The weight is 1
             in place of S^2 where the objective is chi-square (sizes differ, or errors are correlated) or the deviance.
             Random starts are then drawn from this distribution, where there are no bounds.
-        z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
+        z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start;
+            one code also as a dictionary with every name.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
         device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from

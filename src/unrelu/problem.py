@@ -132,7 +132,7 @@ class Problem:
         if network.dtype not in (torch.float32, torch.float64):
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         problem = cls(
-            network, values, stated, norm, measurement, weight, single, read_z0(network, z0, len(values), box),
+            network, values, stated, norm, measurement, weight, single, read_z0(network, z0, len(values), box, names),
             whole_number("seed", seed, 0, 2**63 - 1), Control.of(time_limit, callback, network.latent_shape),
             bounds=box, names=names, stated_loss=stated_loss, learned=network.learned,
         )  # fmt: skip

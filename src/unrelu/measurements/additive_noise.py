@@ -400,9 +400,11 @@ def _sizes(level: Any, name: str) -> Array:
     bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
     if len(bad):
         first = tuple(map(int, bad[0]))
+        square = array.ndim == 2 and np.array_equal(array, array.T)
+        covariance = "; a covariance is unrelu.Gaussian(covariance=array)" if square else ""
         raise InputError(
             f"noise={name}:array{array.shape}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
-            f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
+            f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}{covariance}"
         )
     return array
 

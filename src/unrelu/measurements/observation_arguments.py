@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.parameters.latent_bounds import Bounds
+from unrelu.parameters.names import Names
 from unrelu.runtime.argument_numbers import numbers
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.words import reshaping
+from unrelu.runtime.words import reshaping, shown
 
 
 def read_y(
@@ -112,14 +114,22 @@ def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeL
     return UnknownNoise()
 
 
-def read_z0(network: Generator, z0: npt.ArrayLike | None, size: int, bounds: Bounds) -> Array | None:
+def read_z0(network: Generator, z0: Any, size: int, bounds: Bounds, names: Names) -> Array | None:
     """Read the starting codes ``z0=``, (B, k), which must be within the bounds; None if there are none.
+
+    One code may be a dictionary with a value for each coordinate, in the units of ``names``.
 
     Raises:
         InputError: a shape or value cannot be used, or a code is outside of the bounds.
     """
     if z0 is None:
         return None
+    if isinstance(z0, Mapping):
+        found = names.by_name(z0, "z0")
+        if len(found) < names.latent_dim:
+            absent = ", ".join(names.name_of(j) for j in range(names.latent_dim) if j not in found)
+            raise InputError(f"z0={shown(z0)} has no value of {absent}; state every coordinate")
+        z0 = [found[j] for j in range(names.latent_dim)]
     array = network.flat_codes(z0, "z0")
     if array.ndim == 2 and len(array) != size:
         one, each = network.latent_shape, (size, *network.latent_shape)

@@ -184,6 +184,8 @@ def _output(module: Callable[[Tensor], Any], z: Tensor, what: str) -> Tensor:
         keys = [key for key, value in found if value.dim() and len(value) == len(z)] or [key for key, _ in found[:1]]
         call = f"; say which: unrelu.from_torch(module, latent_shape={shape[1:]}, output={keys[0]!r})" if keys else ""
         several = f"; or all of them as named parts, output={keys}" if len(keys) > 1 else ""
+        if isinstance(getattr(getattr(module, "body", module), "decoder", None), torch.nn.Module):
+            several += "; or, of an autoencoder, its decoder: unrelu.from_torch(module.decoder)"
         raise UnsupportedModelError(
             f"for {len(z)} inputs it returns {described(x)}; a {what} returns one tensor{call}{several}"
         )
