@@ -12,7 +12,7 @@ from torch import nn
 import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.methods import METHODS, make, refuse
+from unrelu.methods import METHODS, Options, make, refuse
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 
@@ -130,3 +130,9 @@ def test_some_observations_may_show_too_little():
     masks = np.arange(40) < np.array([[40], [6]])
     found = unrelu.invert(WIDE, WIDE(RNG.standard_normal((2, 3))), "linf", operator=masks)
     assert found.status[0].name == "EXACT_FIT"
+
+
+def test_editors_know_the_options_of_every_method():
+    known = {name for entry in METHODS.values() for name in entry.defaults()}
+    assert known == Options.__annotations__.keys()
+    assert all(f"``{name}``" in unrelu.invert.__doc__ for name in METHODS["auto"].defaults())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.methods import Method, make, refuse, registered_name
+from unrelu.methods import Method, Options, make, refuse, registered_name
 from unrelu.models.generator import Generator
 from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
@@ -52,7 +52,7 @@ def invert(
     callback: Callable[[Progress], Any] | None = None,
     progress: bool | str = False,
     scale: str | tuple[float, float] | Scaling | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Inversion:
     r"""Find latent codes z with A G(z) close to y = A G(z*) + e.
 
@@ -118,7 +118,10 @@ def invert(
             residuals and ``noise`` are then in these units. "none" states that y is right as it is. With None, too, y
             is left as it is, but observations that are clearly on another scale of pictures than the generator, such as
             0..255 instead of [0, 1], are an error (:mod:`~unrelu.measurements.picture_scale`).
-        **options: options of the method; an unknown one is an error.
+        **options: options of the method; an unknown one is an error. "auto" takes ``rounds`` (the most rounds of
+            restarts; more raise the confidence), ``restarts`` (at least so many), ``learn`` (False: the confidence is
+            not learned on this generator), ``confidence`` (the search ends at it, .99), ``pool``, ``radius``,
+            ``max_iterations`` and ``max_programs``, see :class:`unrelu.methods.Search`.
 
     Returns:
         An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch. Its
@@ -154,7 +157,9 @@ def invert(
         return inverted(problem, run, name, norm, options)
 
 
-def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any]) -> Inversion:
+def inverted(
+    problem: Problem, run: Method, name: str | None, norm: str | None, options: Mapping[str, Any]
+) -> Inversion:
     """Run a method on a problem as users state it, with arguments of :func:`invert`, and judge its codes.
 
     ``name`` is that of the registry; None for a callable of the user's.
@@ -166,13 +171,13 @@ def inverted(problem: Problem, run: Method, name: str | None, norm: str | None, 
     result = _solved(run, ready, name)
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if is_dataclass(own):  # its options, defaults included
-        options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
+        options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | dict(options)
     judged = result.batch.in_units_of(problem, None if problem.stated_loss else norm)
-    return Inversion(judged, options, distinct_optima)
+    return Inversion(judged, dict(options), distinct_optima)
 
 
 def _at_fitted_levels(
-    problem: Problem, run: Method, name: str | None, norm: str | None, options: dict[str, Any]
+    problem: Problem, run: Method, name: str | None, norm: str | None, options: Mapping[str, Any]
 ) -> Inversion:
     """Fit the unknown level of the noise together with the codes, by maximum likelihood.
 

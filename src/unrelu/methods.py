@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from inspect import signature
 from numbers import Integral, Real
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
 
 from unrelu.baselines.adam import Adam
 from unrelu.baselines.gradient_descent import GradientDescent
@@ -45,6 +45,27 @@ __all__ = [
 ]
 
 Method = Callable[[Problem], Inversion]
+
+
+class Options(TypedDict, total=False):
+    """The options of all methods by name, for editors and type checkers; each method takes some of them."""
+
+    rounds: int | None
+    restarts: int | None
+    learn: bool
+    confidence: float
+    pool: bool
+    radius: float
+    max_programs: int
+    max_iterations: int | None
+    start: str
+    damping: float
+    alpha: float
+    tolerance: float | None
+    setting: str
+    learning_rate: float | None
+    gradient_tolerance: float | None
+    epsilon: float | None
 
 
 def refuse(method: Method, problem: Problem) -> None:
@@ -129,7 +150,8 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
 _ALIASES = {
     "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",
     "noise_level": "noise", "eps": "noise", "x0": "z0", "init": "z0", "timeout": "time_limit", "random_state": "seed",
-    "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "lr": "learning_rate",
+    "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "steps": "max_iterations",
+    "n_restarts": "restarts", "lr": "learning_rate",
 }  # fmt: skip
 _ARGUMENTS = (*signature(Problem.build).parameters, "device", "progress")  # of unrelu.invert
 _KINDS: dict[type, tuple[str, type]] = {
