@@ -146,13 +146,6 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
     return Layerwise(made, name) if name is not None and METHODS[name].layerwise else made
 
 
-# Names that other libraries use for arguments and options.
-_ALIASES = {
-    "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",
-    "noise_level": "noise", "eps": "noise", "x0": "z0", "init": "z0", "timeout": "time_limit", "random_state": "seed",
-    "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "steps": "max_iterations",
-    "n_restarts": "restarts", "lr": "learning_rate",
-}  # fmt: skip
 _ARGUMENTS = (*signature(Problem.build).parameters, "device", "progress")  # of unrelu.invert
 _KINDS: dict[type, tuple[str, type]] = {
     str: ("a string", str),
@@ -189,8 +182,5 @@ def _meant(name: str, known: Mapping[str, Any]) -> str:
     """End an error message with the option that may have been meant by an unknown name."""
     if name in _ARGUMENTS:  # as of unrelu.run, which has fewer
         return f"; {name}= goes with unrelu.invert, not with this call"
-    names = [*known, *_ARGUMENTS]
-    if _ALIASES.get(name) in names:
-        return f"; did you mean {_ALIASES[name]!r}?"
     other = next((other for other, entry in METHODS.items() if name in entry.defaults()), None)
-    return nearest(name, names) if other is None else f"; it is one of method={other!r}"
+    return nearest(name, [*known, *_ARGUMENTS]) if other is None else f"; it is one of method={other!r}"

@@ -33,6 +33,7 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import GeneratorCall, Output
+from unrelu.runtime.argument_numbers import known_arguments
 from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
 from unrelu.runtime.machine import usable
@@ -56,6 +57,7 @@ _REPLACED = {
 }
 
 
+@known_arguments
 @computing()
 def load(
     path: str | os.PathLike[str],

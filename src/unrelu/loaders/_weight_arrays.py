@@ -20,6 +20,7 @@ from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, Dense, Reshape, Scale, check_finite
 from unrelu.models.network import Network
+from unrelu.runtime.argument_numbers import known_arguments
 from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
 from unrelu.wrappers.standardisation import Transform, standardised, surrounded, transforms
@@ -39,6 +40,7 @@ _NUMBERED = re.compile(r"([Ww]|weights?|w_array|b|bias|biases|b_array)_?(\d+)")
 _NAME = re.compile(r"(?:params[./])?(?:(.*)[./])?([^./]*?)(?::0)?", re.DOTALL)
 
 
+@known_arguments
 @computing()
 def from_arrays(
     weights: Any,

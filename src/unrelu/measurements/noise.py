@@ -417,5 +417,5 @@ def _meant(noise: object) -> str:
             level = f"{float(noise):g}"
             return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
     words = re.split(r"[=:\s,(]+", str(noise))
-    found = nearest("gaussian" if words[0] == "normal" else words[0], MODELS)
+    found = nearest(words[0], MODELS)
     return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found

@@ -1,20 +1,40 @@
-"""Checks of numbers and arrays that public functions take: their types and limits; booleans are refused."""
+"""Checks of what public functions take: names of arguments; numbers and arrays, their types and limits, no booleans."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.words import shown
+from unrelu.runtime.words import nearest, shown
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Kinds of NumPy types that NumPy would convert to numbers, which would lose their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
+
+
+def known_arguments(function: _Function) -> _Function:
+    """Decorate a public function: an OptionError for an unknown keyword says what may be meant."""
+    known = signature(function).parameters
+
+    @wraps(function)
+    def called(*arguments: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in known:
+                takes = f"it takes {', '.join(known)}{nearest(name, known)}"
+                raise OptionError(f"unrelu.{function.__name__} has no argument {name!r}; {takes}")
+        return function(*arguments, **named)
+
+    return cast(_Function, called)
 
 
 def real_number(name: str, value: Any, what: str) -> float:

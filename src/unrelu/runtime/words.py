@@ -94,9 +94,20 @@ def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str
     return f"{name}.T" if len(shape) == 2 and (shape[0],) == wanted else ""
 
 
+# Names that other libraries use for arguments, options and kinds of noise.
+_ALIASES = {
+    "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",
+    "noise_level": "noise", "eps": "noise", "normal": "gaussian", "x0": "z0", "init": "z0", "timeout": "time_limit",
+    "random_state": "seed", "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations",
+    "steps": "max_iterations", "n_restarts": "restarts", "lr": "learning_rate", "n_samples": "draws",
+    "samples": "draws", "num_samples": "draws", "n": "observations",
+}  # fmt: skip
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Suggest the known word nearest to ``word`` as the end of a message: "; did you mean 'linf'?", or ""."""
     by_small, written = {name.lower(): name for name in known}, str(word).lower()
+    written = _ALIASES[written] if _ALIASES.get(written) in by_small else written
     within = [name for name in by_small if len(written) > 2 and (written.startswith(name) or name.startswith(written))]
     found = get_close_matches(written, by_small, 1) or within
     return f"; did you mean {by_small[found[0]]!r}?" if found else ""
