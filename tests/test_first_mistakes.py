@@ -96,6 +96,18 @@ MISTAKES = {
     "a mask by its name": (
         lambda: invert(ONE, mask=SEEN), "'mask'", "'operator'", lambda call: invert(ONE, **{followed(call): SEEN}),
     ),
+    "draws by another sampler's name": (
+        lambda: unrelu.posterior(NET, ONE, noise="gaussian:1", num_samples=40), "'num_samples'", "mean 'draws'?",
+        lambda call: unrelu.posterior(NET, ONE, noise="gaussian:1", chains=2, **{call.split("'")[1]: 40}),
+    ),
+    "steps in place of iterations": (
+        lambda: invert(ONE, "adam", steps=5), "'steps'", "mean 'max_iterations'?",
+        lambda call: invert(ONE, "adam", **{call.split("'")[1]: 5}),
+    ),
+    "a tolerance for a proof": (
+        lambda: unrelu.certify(NET, ONE, eps=0.1), "'eps'", "mean 'noise'?",
+        lambda call: unrelu.certify(NET, ONE, **{call.split("'")[1]: "uniform:0.1"} | CERTIFIED),
+    ),
     "a measurement as the method": (
         lambda: unrelu.invert(NET, A @ ONE, A), "array([[", "operator=", lambda call: invert(A @ ONE, **{call[:-1]: A}),
     ),
