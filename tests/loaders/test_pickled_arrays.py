@@ -123,6 +123,10 @@ class Reduced:
         return self.parts
 
 
+class Mine(np.ndarray):
+    """An array class of the author."""
+
+
 RECONSTRUCT, _, STATE = np.zeros(3).__reduce__()
 
 
@@ -143,6 +147,7 @@ FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arr
         ({"a": Runs()}, FOREIGN),
         (os.system, FOREIGN),
         (Runs, FOREIGN + "'tests.loaders.test_pickled_arrays.Runs'"),
+        ({"params": np.zeros(2).view(Mine)}, FOREIGN + "'tests.loaders.test_pickled_arrays.Mine'"),
         (complex(1, 2), FOREIGN + "'.*complex'"),
         (slice(1), FOREIGN),
         (np.zeros(2, dtype=[("a", "f4")]), "holds an array with entries of type 'V4'"),
@@ -169,6 +174,11 @@ def test_everything_else_is_refused(tmp_path, monkeypatch, contents, message, pr
     with pytest.raises((ModelFileError, InputError), match=message):
         read(pickle.dumps(contents, protocol))
     assert not (tmp_path / "code-was-run").exists()
+
+
+def test_a_number_too_long_to_be_written_is_refused():
+    with pytest.raises(ModelFileError, match="an unexpected LONG4"):
+        read(pickle.dumps({10**5000: 1}, 4))
 
 
 NAME = b"\x8c\x01a"
@@ -269,6 +279,8 @@ def test_weights_of_flax_are_read_beside_objects_of_their_author(tmp_path, monke
         assert found.keys() == {"params"}
         same(found["params"], params)
     assert not (tmp_path / "code-was-run").exists()
+    found = read(pickle.dumps({"params": params, "activation": ["relu"], "config": Settings(), Settings(): 1}))
+    assert found.keys() == {"params", "activation"}
     for wrong in ({"params": {"a": Settings()}, "config": 1}, {"weights": params, "config": Settings()}):
         with pytest.raises(ModelFileError, match=FOREIGN + "'tests.loaders.test_pickled_arrays.Settings'"):
             read(pickle.dumps(wrong))

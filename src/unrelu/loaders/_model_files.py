@@ -217,9 +217,10 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None) -> N
             f"the file holds a {type(contents).__name__}, no emulator that is known, no dictionary of arrays; pass "
             "lists of arrays to unrelu.from_arrays"
         )
-    stored = np.asarray(contents.get("activation", ()))
+    with readable("list of activations"):
+        stored = np.asarray(contents.get("activation", ()))
     if isinstance(contents.get("params"), Mapping):  # of Flax, beside what else the author kept
-        contents = {"params": contents["params"]}
+        contents = {name: contents[name] for name in ("params", "x_min", "x_max") if name in contents}
     flat = flattened(
         {n: value for n, value in contents.items() if n != "activation" and not _is_note(n, value)}, _array
     )

@@ -68,7 +68,7 @@ def unpickled(stream: IO[bytes], end: int) -> Any:
     """Read the numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
 
     JAX arrays become NumPy arrays, TensorFlow lists become lists. An object array without axes becomes its object. Of a
-    dictionary with Flax's ``params``, objects of the author's own beside them are left out; they are never built.
+    dictionary with Flax's ``params``, objects of the author's own beside them are left out; these are never built.
 
     Args:
         stream: where the pickle begins.
@@ -82,15 +82,24 @@ def unpickled(stream: IO[bytes], end: int) -> Any:
     with readable("pickle of arrays", _SAVE_ARRAYS):
         for opcode, argument, _ in pickletools.genops(content):
             # The unpickler allocates a memo of the stated length (PUT), and returns objects registered by number (EXT).
-            if opcode.name.startswith("EXT") or (opcode.name.endswith("PUT") and (argument or 0) > len(content)):
-                raise ValueError(f"{opcode.name} {argument}")
+            # Python refuses to write a number of more than 4,300 digits into a message.
+            large = type(argument) is int and argument.bit_length() > 10_000
+            if (
+                opcode.name.startswith("EXT")
+                or (opcode.name.endswith("PUT") and (argument or 0) > len(content))
+                or large
+            ):
+                raise ValueError(f"an unexpected {opcode.name}")
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-    if (foreign := _placeholder(found)) is not None and type(found) is dict and "params" in found:
-        found = {"params": found["params"]}
-        foreign = _placeholder(found)
-    if foreign is not None:
+    if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim:
+        found = found.item()
+    if isinstance(found, dict) and "params" in found:
+        found = {
+            name: value for name, value in found.items() if name == "params" or _placeholder([name, value]) is None
+        }
+    if (foreign := _placeholder(found)) is not None:
         raise ModelFileError(_FOREIGN.format(foreign.path[:80], _SAVE_ARRAYS))
-    return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
+    return found
 
 
 def read_checkpoint(file: Path) -> object:
@@ -134,7 +143,8 @@ class _EntryType:
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
-            raise ModelFileError(f"the file holds an array with entries of type {name!r:.40}; {_SAVE_ARRAYS}")
+            given = getattr(name, "path", name)
+            raise ModelFileError(f"the file holds an array with entries of type {given!r:.40}; {_SAVE_ARRAYS}")
         self.dtype: np.dtype[Any] = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
@@ -188,7 +198,9 @@ class _Function:
         raise ModelFileError(_FOREIGN.format(f"attributes of {self._name}", _SAVE_ARRAYS))
 
 
-def _empty(*_: object) -> _PickledArray:
+def _empty(kind: object = np.ndarray, *_: object) -> _PickledArray:
+    if isinstance(kind, type) and issubclass(kind, _Placeholder):
+        raise ModelFileError(_FOREIGN.format(kind.path[:80], _SAVE_ARRAYS))
     return np.ndarray.__new__(_PickledArray, (0,))
 
 
@@ -241,6 +253,9 @@ class _Placeholder:
     def _ignore(self, *_: object) -> None:
         pass
 
+    def __call__(self, *_: object, **__: object) -> _Placeholder:
+        return self
+
     __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
@@ -266,7 +281,15 @@ def _placeholder(found: Any) -> _Placeholder | type[_Placeholder] | None:
 class _Unpickler(pickle.Unpickler):
     """Python's unpickler, restricted to the functions of a table."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._placeholders: dict[str, type[_Placeholder]] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         """Return a function of the table, or for any other name a class of placeholders."""
         path = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        return _FUNCTIONS[path] if path in _FUNCTIONS else type("_Placeholder", (_Placeholder,), {"path": path})
+        if path in _FUNCTIONS:
+            return _FUNCTIONS[path]
+        if path not in self._placeholders:
+            self._placeholders[path] = type("_Placeholder", (_Placeholder,), {"path": path})
+        return self._placeholders[path]
