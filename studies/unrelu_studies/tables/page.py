@@ -31,7 +31,7 @@ _NAMES = (
     "benchmarks.md",
     "real_data.md",
     "reliability.md",
-    "emulators.md",
+    "verdict_numbers.md",
     "verdict.md",
     "methods.md",
     "measurements.md",
