@@ -173,3 +173,9 @@ except SystemExit as end:
     print(end.code, {LOADED})
 """
     assert run(code).splitlines()[-1] == "0 []"
+
+
+def test_the_version_that_one_cites_is_this_one():
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert cited is not None
+    assert cited[1] == unrelu.__version__
