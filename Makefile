@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two processes of one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-studies test-ecosystem test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
+.PHONY: demo test test-studies test-ecosystem test-all portable package floors check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ portable: $(VENV)/.check
 ## the sdist and the wheel in dist/, checked, and tried in a fresh environment (minutes)
 package: $(VENV)/.check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/package
+
+## the tests of the core with the lowest versions that pyproject.toml allows, on every Python that the machine has
+floors:
+	scripts/floors
 
 ## what CI runs: format, lint, types, docs, some tests with other rounding and draws, then every test that is not long
 check: $(VENV)/.check

@@ -50,7 +50,7 @@ def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
     arrays = {name: np.asarray(value) for name, value in table.items()}
     arrays |= {"format": np.array(f"unrelu {kind} {FORMAT}"), "version": np.array(__version__)}
     with drafted(path, "free space, or name another file") as stream:
-        np.savez_compressed(stream, **arrays, digest=np.array(digest(arrays)), allow_pickle=False)
+        np.savez_compressed(stream, **arrays, digest=np.array(digest(arrays)))
 
 
 def read_archive(given: object, kind: str, restore: Callable[[Table], Content]) -> Content:
