@@ -228,13 +228,14 @@ def test_counts_have_the_posterior_of_their_likelihood():
 
 
 def test_draws_do_not_depend_on_the_batch():
+    """Up to rounding: products of a batch and of one observation may be summed in another order."""
     net = random_network((2, 8, 5), seed=6)
     y = net(stream("test batch").standard_normal((3, 2))) + 0.1
     sizes = np.array([[0.3, 0.2, 0.3, 0.4, 0.3]] * 3) * np.array([[1.0], [1.1], [1.2]])
     for noise, own in (("gaussian:0.3", "gaussian:0.3"), (unrelu.Gaussian(sizes), unrelu.Gaussian(sizes[1]))):
         batch = quiet(lambda noise=noise: unrelu.posterior(net, y, noise=noise, draws=40))
         alone = quiet(lambda own=own: unrelu.posterior(net, y[1], noise=own, draws=40))
-        np.testing.assert_array_equal(batch.z[1], alone.z)
+        np.testing.assert_allclose(batch.z[1], alone.z, rtol=0, atol=1e-6)  # the mode is found to about 1e-8
         assert (batch.z[0] != batch.z[1]).all()
 
 
