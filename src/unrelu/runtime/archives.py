@@ -47,7 +47,7 @@ def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
         raise InputError(f"{path}: save a {kind} as .npz, e.g. {path.with_suffix('.npz')}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
-    arrays = {name: np.asarray(value) for name, value in table.items()}
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in table.items()}
     arrays |= {"format": np.array(f"unrelu {kind} {FORMAT}"), "version": np.array(__version__)}
     with drafted(path, "free space, or name another file") as stream:
         np.savez_compressed(stream, **arrays, digest=np.array(digest(arrays)))
