@@ -16,7 +16,7 @@ from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem
-from unrelu.runtime.argument_numbers import known_arguments, whole_number
+from unrelu.runtime.argument_checks import known_arguments, whole_number
 from unrelu.runtime.host import computing
 from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM

@@ -19,7 +19,7 @@ from unrelu.measurements.unknown_level import refuse_unknown_level
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
-from unrelu.runtime.argument_numbers import known_arguments, whole_number
+from unrelu.runtime.argument_checks import known_arguments, whole_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Progress, now
 from unrelu.runtime.words import count

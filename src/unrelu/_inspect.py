@@ -17,7 +17,7 @@ from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
 from unrelu.models.affine import Reshape
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_checks import whole_number
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream

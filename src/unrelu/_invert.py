@@ -45,7 +45,7 @@ def invert(
     fixed: Any = None,
     norm: str | None = None,
     prior: float | Normal = 0.0,
-    z0: npt.ArrayLike | None = None,
+    z0: npt.ArrayLike | Mapping[Any, float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     time_limit: float | None = None,

@@ -24,7 +24,7 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.parameters.code_prior import Normal
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
-from unrelu.runtime.argument_numbers import known_arguments, whole_number
+from unrelu.runtime.argument_checks import known_arguments, whole_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.interrupts import stoppable
 from unrelu.runtime.run_control import Progress, now

@@ -23,7 +23,7 @@ from unrelu.methods import make
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Progress, now
 from unrelu.runtime.words import count, number, shown

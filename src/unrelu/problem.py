@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ from unrelu.models.network import Network, small
 from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_checks import whole_number
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.run_control import Control, Progress
@@ -114,7 +114,7 @@ class Problem:
         bounds: Any = None,
         fixed: Any = None,
         prior: float | Normal = 0.0,
-        z0: npt.ArrayLike | None = None,
+        z0: npt.ArrayLike | Mapping[Any, float] | None = None,
         seed: int = 0,
         time_limit: float | None = None,
         callback: Callable[[Progress], Any] | None = None,
@@ -427,7 +427,7 @@ class Stated(TypedDict, total=False):
     bounds: Any
     fixed: Any
     prior: float | Normal
-    z0: npt.ArrayLike | None
+    z0: npt.ArrayLike | Mapping[Any, float] | None
     seed: int
     time_limit: float | None
     scale: str | tuple[float, float] | Scaling | None

@@ -23,7 +23,7 @@ from unrelu_studies.benchmarks.others import inverse_design
 from unrelu_studies.benchmarks.others.inverse_design import TASKS, Simulations, Size
 from unrelu_studies.benchmarks.others.kilonova import FILTERS, _metadata, read_photometry
 from unrelu_studies.benchmarks.others.lotka_volterra import c2st, log_counts
-from unrelu_studies.benchmarks.others.others import BENCHMARK
+from unrelu_studies.benchmarks.others.others import BENCHMARK, _present
 from unrelu_studies.benchmarks.others.reference_regressions import digits, measure_regression, read_regression
 from unrelu_studies.benchmarks.others.stellar_spectrum import LabelNetwork, _continuum, interpolated
 
@@ -101,6 +101,13 @@ def test_the_classifier_tells_draws_apart_only_if_they_differ():
     x, y = rng.standard_normal((2, 200, 1))
     assert abs(c2st(x, y) - 0.5) < 0.1
     assert c2st(x, y + 2) > 0.85
+
+
+def test_larger_data_are_measured_where_they_are(tmp_path):
+    (tmp_path / "fiesta").mkdir()
+    command = Command("others", None, False, 1, data=str(tmp_path))
+    assert _present(command) == ("regression", "posterior", "planck", "kilonova", "design")
+    assert "the folder `binspec` was not there" in BENCHMARK.blocks["others spectra"]({"rows": []})
 
 
 # --- spectra and light curves -----------------------------------------------------------------------------------------

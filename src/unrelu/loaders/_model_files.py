@@ -33,7 +33,7 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import GeneratorCall, Output
-from unrelu.runtime.argument_numbers import known_arguments
+from unrelu.runtime.argument_checks import known_arguments
 from unrelu.runtime.file_reading import check_stated_size, opened, read_npz
 from unrelu.runtime.host import computing
 from unrelu.runtime.machine import usable

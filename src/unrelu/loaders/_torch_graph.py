@@ -41,7 +41,7 @@ from unrelu.opaque.torch_callables import FunctionModule, GeneratorCall, Output,
 from unrelu.opaque.torch_opaque import check_memory, opaque, trial_codes
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import known_arguments
+from unrelu.runtime.argument_checks import known_arguments
 from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import computing
 from unrelu.runtime.machine import usable

@@ -19,7 +19,7 @@ from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
 from unrelu.models.activations import SELU_ALPHA, SELU_SCALE, Activation
 from unrelu.models.affine import Conv, Dense, LinearOperation, Reshape, Scale, Step
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Shape
 
 Part = Step | Activation

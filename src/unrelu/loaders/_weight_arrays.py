@@ -20,7 +20,7 @@ from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, Dense, Reshape, Scale, check_finite
 from unrelu.models.network import Network
-from unrelu.runtime.argument_numbers import known_arguments
+from unrelu.runtime.argument_checks import known_arguments
 from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
 from unrelu.wrappers.standardisation import Transform, standardised, surrounded, transforms

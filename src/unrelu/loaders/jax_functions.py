@@ -25,7 +25,7 @@ from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import FunctionModule, GeneratorCall, Output, picked
 from unrelu.opaque.torch_opaque import trial_codes
-from unrelu.runtime.argument_numbers import known_arguments
+from unrelu.runtime.argument_checks import known_arguments
 from unrelu.runtime.array_types import Shape
 from unrelu.runtime.host import computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once

@@ -33,7 +33,7 @@ from unrelu.models.generator import NamedGenerator, to_numpy
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_callables import FunctionModule
 from unrelu.parameters.latent_bounds import Bounds
-from unrelu.runtime.argument_numbers import known_arguments, real_number
+from unrelu.runtime.argument_checks import known_arguments, real_number
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown

@@ -13,7 +13,7 @@ from unrelu.measurements.named_parts import joined
 from unrelu.measurements.operator_arguments import read_operator
 from unrelu.models.generator import Generator, as_generator
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream

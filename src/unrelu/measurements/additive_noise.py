@@ -14,7 +14,7 @@ from scipy.special import bdtrc, chdtr, chdtrc
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Fit, Noise
 from unrelu.models.generator import read_only
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import shown
 

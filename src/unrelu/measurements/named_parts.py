@@ -36,7 +36,7 @@ from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.measurements.operators import Operator
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import nearest
 

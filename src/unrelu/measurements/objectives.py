@@ -27,7 +27,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.noise import Loss, Noise
 from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import real_number
+from unrelu.runtime.argument_checks import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import nearest, shown
 

@@ -21,7 +21,7 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import reshaping, shown
 

@@ -27,7 +27,7 @@ from unrelu.measurements.operators import (
 from unrelu.models.generator import Generator
 from unrelu.opaque.opaque_network import OpaqueNetwork
 from unrelu.opaque.torch_opaque import longest, tried
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream

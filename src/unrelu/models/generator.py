@@ -22,7 +22,7 @@ from unrelu.models.rounding_error import Rounding
 from unrelu.models.watched_operations import multiplications
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.parameters.names import Names, plain_numbers
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 

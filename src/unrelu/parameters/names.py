@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import special
 
 from unrelu.errors import InputError, ModelError, OptionError
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags, Shape
 from unrelu.runtime.words import count, is_name, nearest, shown
 

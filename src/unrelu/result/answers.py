@@ -16,7 +16,7 @@ from unrelu.measurements.picture_scale import black_and_white
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import Problem
 from unrelu.result.result_file import AbsentGenerator
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_checks import whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import count
 

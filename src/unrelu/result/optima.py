@@ -11,7 +11,7 @@ import numpy as np
 from unrelu.display.text_tables import text_table
 from unrelu.errors import InputError
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.words import probability, shown
 

@@ -30,7 +30,7 @@ from unrelu.result.residual_tests import FEWEST
 from unrelu.runs._manifest import manifest_of
 from unrelu.runs.chunk_work import Work
 from unrelu.runs.columns import columns_of
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_checks import whole_number
 from unrelu.sampling.prior_transform import PriorTransform
 
 # Default limits of a chunk, without and with posteriors: its observations, and the multiplications of one forward pass

@@ -27,7 +27,7 @@ from unrelu.runs._store import STORE, Store
 from unrelu.runs.chunk_work import STATUSES, Chunk, Outcome
 from unrelu.runs.journal import JOURNAL, Record, append, recording
 from unrelu.runs.run_folder import Run, open_run
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_checks import whole_number
 from unrelu.runtime.file_writing import check_own_files, storing, write_whole
 from unrelu.runtime.host import computing, cores
 from unrelu.runtime.interrupts import stoppable

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unrelu.errors import InputError, OptionError
-from unrelu.runtime.argument_numbers import real_number
+from unrelu.runtime.argument_checks import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
 

@@ -17,7 +17,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.answers import Answers, Panels, squeezed
 from unrelu.result.result_file import AbsentGenerator
-from unrelu.runtime.argument_numbers import real_number, whole_number
+from unrelu.runtime.argument_checks import real_number, whole_number
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.streams import stream

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from scipy.special import betaln
 
 from unrelu.errors import InputError
-from unrelu.runtime.argument_numbers import numbers, real_number
+from unrelu.runtime.argument_checks import numbers, real_number
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.thresholds import SAME_OPTIMUM
 

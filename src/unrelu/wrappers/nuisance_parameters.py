@@ -22,7 +22,7 @@ from unrelu.opaque.torch_opaque import longest, tried
 from unrelu.parameters.code_prior import Normal
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names, parameter_coordinates, parameter_values
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array, Shape
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream

@@ -26,7 +26,7 @@ from unrelu.models.network import Network
 from unrelu.opaque.opaque_network import unchained
 from unrelu.parameters.latent_bounds import Bounds
 from unrelu.parameters.names import Names
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu.runtime.array_types import Array
 
 _Given = TypeVar("_Given", bound=Generator)

@@ -36,7 +36,7 @@ class TrfFits:
         lower, upper: the box, (k,).
         whitening: W, (n, n) or (n,).
         most: evaluations of a fit.
-        tolerance: those of SciPy's that end a fit.
+        tolerance: SciPy's ftol, xtol and gtol, at which a fit ends.
     """
 
     model: Model

@@ -107,6 +107,8 @@ class LightCurves(nn.Module):
 def read_photometry(data: str | None) -> tuple[dict[str, Array], Array, Array]:
     """Observed days since the merger by filter, and the magnitudes with their errors in the same order.
 
+    Upper limits, whose error is infinite, are left out.
+
     Raises:
         OptionError, InputError: the file is missing.
     """

@@ -24,15 +24,22 @@ PARTS = ("regression", "posterior", "planck", "spectrum", "kilonova", "design")
 DIGITS, C2ST, DEVIATIONS = 6.0, 0.52, 1.0
 # Of fits of real data: the least confidence, and the share of the seeds whose likelihood is as good as the best.
 SURE, SEEDS_RIGHT = 0.9, 0.9
+# Parts whose data are larger, with their folders: without a part named, those that are there are measured.
+FOLDERS = {"spectrum": "binspec", "kilonova": "fiesta"}
 # Of the evaluations of the neural adjoint.
 SHARE = 0.1
 QUICK_REGRESSIONS = ("Misra1a", "BoxBOD")
 ADJOINT, OURS = "neural adjoint", "`invert`, corrected"
 
 
+def _present(command: Command) -> tuple[str, ...]:
+    folder = data_folder(command.data)
+    return tuple(part for part in PARTS if part not in FOLDERS or (folder / FOLDERS[part]).is_dir())
+
+
 def _units(command: Command) -> list[Unit]:
     """The units of the parts that were asked for; their files are looked at before anything is measured."""
-    parts, quick = command.parts or PARTS, command.quick
+    parts, quick = command.parts or _present(command), command.quick
     regressions = QUICK_REGRESSIONS if quick else tuple(MODELS)
     names: dict[str, Iterable[Any]] = {
         "regression": regressions,
@@ -131,6 +138,8 @@ def _planck(results: Results) -> str:
 
 
 def _spectra(results: Results) -> str:
+    if not _of(results, "spectrum"):
+        return f"Not measured: the folder `{FOLDERS['spectrum']}` was not there."
     return table(
         ("model", "parameters", "chi-square", "best of trf", "starts of trf that reach it", "confidence", "s, first",
          "s, later", "s, ten starts of trf"),
@@ -145,7 +154,7 @@ def _spectra(results: Results) -> str:
 
 def _kilonova(results: Results) -> str:
     if not (rows := _of(results, "kilonova")):
-        return ""
+        return f"Not measured: the folder `{FOLDERS['kilonova']}` was not there."
     r = rows[0]
     (level, error), (mean, width), posterior = r["level"], r["posterior"]["level"], r["posterior"]
     seconds = short(float(np.median(r["seconds"])))

@@ -13,7 +13,7 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import LayerSystem, LInf
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.runtime.argument_numbers import numbers
+from unrelu.runtime.argument_checks import numbers
 from unrelu_studies.paper.theory.constants import c_inf
 
 # Layer programs are solved to 1e-8 of their objective (1e-9 more in the test delta <= eps), to rounding, and to what
