@@ -394,7 +394,7 @@ def test_plateaus_of_dead_neurons_are_flat_however_many_chains_end_there(way, ro
     rounds = rounds_of((12, 2))
     descending(way)
     rng = np.random.default_rng(0)
-    weights = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))]
+    weights = [rng.standard_normal((8, 3)), abs(rng.standard_normal((20, 8)))]  # a neuron that is on adds to the error
     network = unrelu.from_arrays(weights, biases=[np.full(8, -100.0), np.linspace(0.0, 1.0, 20)])
     found = unrelu.invert(network, -np.ones((4, 20)), rounds=rounds, learn=False)
     assert (found.verdict == Ending.FLAT).all()
